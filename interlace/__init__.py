@@ -1,0 +1,23 @@
+"""Interlace runs any diffusers pipeline, unmodified, for many requests at once."""
+
+from typing import TYPE_CHECKING, Any
+
+from interlace.config import EngineConfig
+from interlace.request import Metrics, Output, Progress, Request, SamplingParams
+
+if TYPE_CHECKING:
+    from interlace.engine.thread import Engine
+
+__all__ = ["Engine", "EngineConfig", "Metrics", "Output", "Progress", "Request", "SamplingParams"]
+__version__ = "0.1.0"
+
+_LAZY = {"Engine": "interlace.engine.thread", "Omni": "interlace.omni", "AsyncOmni": "interlace.omni"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names that need torch are imported when first used, so that `interlace --help` is quick."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'interlace' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,221 @@
+"""One paused call of a module's method: its arguments, what they mean row by row, and its signature.
+
+Two calls with equal signatures may share a forward. Knows nothing of strands or scheduling.
+"""
+
+import hashlib
+import inspect
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from interlace.engine.tree import Skeleton, flatten, is_atom
+from interlace.models.rules import PACKED_ARGUMENTS, ROW_DIMS, ROW_MULTIPLES, SHARED_ARGUMENTS
+
+
+class Role(IntEnum):
+    """What one leaf of a call's arguments means for fusing."""
+
+    ROWS = 0  # rows along `dim`, `multiple` entries a row: concatenated
+    SCALAR = 1  # one number for all rows, [] or [1] or [rows]: expanded to rows, then concatenated
+    ITEMS = 2  # a list with one item a row: joined
+    PACKED = 3  # entries of all rows one after the other, any number a row: concatenated
+    SHARED = 4  # equal by value or the calls can't share
+
+
+class Leaf(NamedTuple):
+    """The role of one argument leaf; `name` is the argument that it came in."""
+
+    name: str
+    role: Role
+    dim: int = 0
+    multiple: int = 1
+
+
+class UnfusableError(Exception):
+    """These arguments can't be shared; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A method of a component that is intercepted. `run` is the original, `names` its positional parameters."""
+
+    component: str  # name in the pipeline: "transformer", "vae"
+    module: torch.nn.Module
+    method: str  # "forward", "encode", "decode"
+    run: Callable[..., Any]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, component: str, module: torch.nn.Module, method: str, run: Callable[..., Any]) -> "Target":
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(run).parameters.values()
+        return cls(component, module, method, run, tuple(p.name for p in parameters if p.kind in kinds))
+
+    @property
+    def label(self) -> str:
+        """The component's name, with the method where it isn't `forward`: "vae.decode"."""
+        return self.component if self.method == "forward" else f"{self.component}.{self.method}"
+
+
+class ModuleCall:
+    """The call `target(*args, **kwargs)`, analysed.
+
+    `rows` is the number of independent samples along the batch dimension; `tokens` the positions that they hold
+    together. `signature` is None when the call can't be shared, and `unfusable` says why.
+    """
+
+    __slots__ = ("ambient", "args", "kwargs", "kind", "layout", "leaves", "rows", "signature", "skeleton", "target",
+                 "tokens", "unfusable")  # fmt: skip
+
+    def __init__(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], ambient: Hashable) -> None:
+        self.target, self.args, self.kwargs, self.ambient = target, args, kwargs, ambient
+        self.rows, self.tokens = 1, 1
+        self.leaves: list[Any] = []
+        self.layout: tuple[Leaf, ...] = ()
+        self.skeleton: Skeleton = None
+        self.kind: Hashable = None
+        self.signature: Hashable = None
+        self.unfusable = ""
+        try:
+            self._analyse()
+        except UnfusableError as reason:
+            self.unfusable = str(reason)
+
+    def stop(self, value: Any) -> bool:
+        """Where flattening halts: at a list with one item a row."""
+        return type(value) is list and len(value) == self.rows and self._is_item_list(value)
+
+    def _is_item_list(self, value: list[Any]) -> bool:
+        return self._has_items and all(isinstance(v, torch.Tensor) or v is None for v in value)
+
+    @property
+    def _has_items(self) -> bool:
+        return isinstance(self.leaves, _ItemLeaves)
+
+    def _analyse(self) -> None:
+        if self.target.method == "generate":
+            raise UnfusableError("generation keeps state between its forwards")
+        named = dict(zip(self.target.names, self.args, strict=False)) | self.kwargs
+        if len(self.args) > len(self.target.names):
+            raise UnfusableError("more positional arguments than the method names")
+        primary = _primary(named)
+        if isinstance(primary, list):
+            self.leaves, self.rows = _ItemLeaves(), len(primary)
+            self.tokens = sum(item.numel() // max(item.shape[0], 1) for item in primary)
+        else:
+            self.rows, self.tokens = primary.shape[0], _positions(primary)
+        if self.rows == 0:
+            raise UnfusableError("no rows")
+        layout, signature, skeletons = [], [], []
+        class_name = type(self.target.module).__name__
+        for name, value in named.items():
+            start = len(self.leaves)
+            skeletons.append((name, flatten(value, self.leaves, self.stop)))
+            for leaf in self.leaves[start:]:
+                role, key = self._describe(class_name, name, leaf, named)
+                layout.append(role)
+                signature.append(key)
+        self.layout, self.skeleton = tuple(layout), tuple(skeletons)
+        where = (id(self.target.module), self.target.method, self.skeleton, self.ambient)
+        self.kind = _intern((class_name, self.target.method, self.skeleton, self.ambient, self.layout))
+        self.signature = (where, tuple(signature))
+
+    def _describe(self, class_name: str, name: str, leaf: Any, named: dict[str, Any]) -> tuple[Leaf, Hashable]:
+        """The role of one leaf, and what of it must be equal for two calls to share."""
+        if isinstance(leaf, list):
+            return Leaf(name, Role.ITEMS), tuple(sorted({_item_key(item) for item in leaf}))
+        if not isinstance(leaf, torch.Tensor):
+            return Leaf(name, Role.SHARED), _constant_key(name, leaf)
+        role = self._role(class_name, name, leaf, named)
+        if role.role is Role.SHARED:
+            return role, (_tensor_key(leaf, leaf.shape), digest(leaf))
+        if role.role is Role.SCALAR:
+            return role, _tensor_key(leaf, ())
+        rest = leaf.shape[: role.dim] + leaf.shape[role.dim + 1 :]
+        return role, _tensor_key(leaf, rest)
+
+    def _role(self, class_name: str, name: str, leaf: torch.Tensor, named: dict[str, Any]) -> Leaf:
+        dim = ROW_DIMS.get((class_name, name))
+        if dim is not None and leaf.ndim > dim and leaf.shape[dim] == self.rows:
+            return Leaf(name, Role.ROWS, dim)
+        if (class_name, name) in SHARED_ARGUMENTS or SHARED_ARGUMENTS.get(name) == leaf.ndim:
+            return Leaf(name, Role.SHARED)
+        if leaf.ndim == 0 or (leaf.ndim == 1 and leaf.shape[0] in (1, self.rows)):
+            return Leaf(name, Role.SCALAR)
+        if name in PACKED_ARGUMENTS and named.get(PACKED_ARGUMENTS[name]) is not None:
+            return Leaf(name, Role.PACKED)
+        if leaf.shape[0] == self.rows:
+            return Leaf(name, Role.ROWS)
+        if name in ROW_MULTIPLES and leaf.shape[0] % self.rows == 0:
+            return Leaf(name, Role.ROWS, multiple=leaf.shape[0] // self.rows)
+        return Leaf(name, Role.SHARED)
+
+
+_kinds: dict[Hashable, int] = {}
+
+
+def _intern(kind: Hashable) -> int:
+    """A small number for a kind, so that the loop never hashes its nested tuples again."""
+    return _kinds.setdefault(kind, len(_kinds))
+
+
+class _ItemLeaves(list[Any]):
+    """Marks the leaves of a call whose rows are items of lists (Z-Image)."""
+
+
+def _primary(named: dict[str, Any]) -> torch.Tensor | list[torch.Tensor]:
+    """The argument that says how many rows a call has: the first batched tensor, or the first list of tensors."""
+    for value in named.values():
+        if isinstance(value, torch.Tensor) and value.ndim >= 2:
+            return value
+        if type(value) is list and value and all(isinstance(item, torch.Tensor) for item in value):
+            return value
+    raise UnfusableError("no argument has rows")
+
+
+def _positions(tensor: torch.Tensor) -> int:
+    """Positions (tokens, latent pixels) over all rows: [rows, tokens, channels] or [rows, channels, ...]."""
+    if tensor.ndim == 2:
+        return tensor.numel() if not tensor.is_floating_point() else tensor.shape[0]
+    channels = tensor.shape[-1] if tensor.ndim == 3 else tensor.shape[1]
+    return tensor.numel() // max(channels, 1)
+
+
+def _tensor_key(tensor: torch.Tensor, shape: Any) -> Hashable:
+    return tensor.dtype, tensor.device, tuple(shape), tensor.requires_grad
+
+
+def _item_key(item: torch.Tensor | None) -> str:
+    return "" if item is None else repr(_tensor_key(item, item.shape))
+
+
+def _constant_key(name: str, value: Any) -> Hashable:
+    if is_atom(value):
+        return type(value), value
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, hashlib.blake2b(value.tobytes(), digest_size=16).digest()
+    if inspect.isroutine(value) or isinstance(value, type):
+        return id(value)
+    raise UnfusableError(f"{name} holds a {type(value).__name__}, whose meaning is unknown")
+
+
+_digests: dict[int, tuple[weakref.ref[torch.Tensor], int, bytes]] = {}
+
+
+def digest(tensor: torch.Tensor) -> bytes:
+    """A hash of a tensor's content, computed once for as long as the tensor lives unchanged."""
+    version = -1 if tensor.is_inference() else tensor._version
+    known = _digests.get(id(tensor))
+    if known is not None and known[0]() is tensor and known[1] == version and version >= 0:
+        return known[2]
+    data = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+    value = hashlib.blake2b(data, digest_size=16).digest()
+    key = id(tensor)
+    _digests[key] = (weakref.ref(tensor, lambda _: _digests.pop(key, None)), version, value)
+    return value

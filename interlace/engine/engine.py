@@ -1,0 +1,213 @@
+"""The loop: admit, schedule, execute, resume. Runs in one thread; `thread.py` gives it one and a public face."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import monotonic, perf_counter
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from interlace.config import EngineConfig
+from interlace.engine.call import ModuleCall
+from interlace.engine.exclusive import exclusive_reason
+from interlace.engine.executor import Executor, Outcome
+from interlace.engine.fuse import tensors
+from interlace.engine.intercept import Interception
+from interlace.engine.preview import watch_steps
+from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler
+from interlace.engine.strand import Finished, Strand
+from interlace.engine.ticket import Ticket
+from interlace.engine.view import ViewFactory
+from interlace.errors import AbortedError, DeadlineExceededError, NonFiniteOutputError
+
+logger = logging.getLogger("interlace.engine")
+
+
+class EngineCore:
+    """Owns the strands of one pipeline. Not thread-safe: every method is called in the engine's thread."""
+
+    def __init__(self, pipeline: DiffusionPipeline, config: EngineConfig) -> None:
+        self._pipeline = pipeline
+        self._config = config
+        self.exclusive = exclusive_reason(type(pipeline))
+        self._interception = Interception(pipeline)
+        self._views = ViewFactory(pipeline)
+        self._scheduler = Scheduler(config)
+        self.executor = Executor(config.verify_fusion)
+        self._waiting: dict[str, Ticket] = {}
+        self._running: dict[str, Ticket] = {}
+        self.loop_seconds = 0.0
+        self.strand_seconds = 0.0
+        self.finished: dict[str, int] = {"ok": 0, "error": 0, "aborted": 0}
+
+    @property
+    def tickets(self) -> list[Ticket]:
+        """Every request that has no result yet, oldest first."""
+        return sorted([*self._waiting.values(), *self._running.values()], key=lambda t: t.order)
+
+    def add(self, ticket: Ticket) -> None:
+        """Queue a request; its future gets the pipeline's output or the error."""
+        self._waiting[ticket.request_id] = ticket
+
+    def abort(self, request_id: str, error: BaseException | None = None) -> None:
+        """End a request at the next forward, with `AbortedError` unless another error is given."""
+        ticket = self._waiting.get(request_id) or self._running.get(request_id)
+        if ticket is not None:
+            ticket.aborted = error or AbortedError(f"request {request_id} was aborted")
+
+    def step(self) -> float | None:
+        """Run one forward. Returns the seconds to sleep before the next: 0 for none, None when there is nothing to do."""
+        start = perf_counter()
+        self._drop_ended()
+        wait = self._admit()
+        group = self._schedule()
+        if group:
+            self._resume(group, self._execute(group))
+        self.loop_seconds += perf_counter() - start
+        if group or self._running:
+            return 0.0
+        return wait if self._waiting else None
+
+    def close(self, error: BaseException) -> None:
+        """End every request with `error` and leave the pipeline as it was."""
+        for ticket in self.tickets:
+            self._end(ticket, error)
+        self._interception.close()
+
+    def _drop_ended(self) -> None:
+        now = monotonic()
+        for ticket in self.tickets:
+            if ticket.aborted is None and ticket.deadline is not None and now > ticket.deadline:
+                waited = now - ticket.submitted
+                ticket.aborted = DeadlineExceededError(f"request {ticket.request_id} not done after {waited:.2f} s")
+            if ticket.aborted is not None:
+                self._end(ticket, ticket.aborted)
+
+    def _admit(self) -> float:
+        if not self._waiting:
+            return 0.0
+        if self.exclusive and self._running:
+            return 0.0
+        waiting = [ticket.waiting for ticket in self._waiting.values()]
+        admitted, wait = self._scheduler.admit(waiting, len(self._running), monotonic())
+        for request_id in admitted[:1] if self.exclusive else admitted:
+            self._start(self._waiting.pop(request_id))
+        return wait
+
+    def _start(self, ticket: Ticket) -> None:
+        self._running[ticket.request_id] = ticket
+        ticket.metrics.queue_s = monotonic() - ticket.submitted
+        ticket.strand = Strand(lambda: self._call_pipeline(ticket), ticket.ambient)
+        self._advance(ticket, None)
+
+    def _call_pipeline(self, ticket: Ticket) -> Any:
+        view = self._views.make(lambda done, total: self._on_step(ticket, done, total))
+        return view(**watch_steps(view, ticket))
+
+    def _on_step(self, ticket: Ticket, done: int, total: int) -> None:
+        ticket.metrics.num_steps, ticket.num_steps = done, total
+        if ticket.on_step is not None:
+            ticket.on_step(done, total, None)
+
+    def _schedule(self) -> list[Ticket]:
+        pending = [ticket.pending for ticket in self._running.values() if ticket.pending is not None]
+        group = self._scheduler.next_forward(pending, self.executor.row_limits)
+        return [self._running[call.request_id] for call in group]
+
+    def _execute(self, group: list[Ticket]) -> list[Outcome]:
+        calls = [ticket.call for ticket in group if ticket.call is not None]
+        ambients = [ticket.ambient for ticket in group]
+        return self.executor.run(calls, ambients)
+
+    def _resume(self, group: list[Ticket], outcomes: list[Outcome]) -> None:
+        for ticket, outcome in zip(group, outcomes, strict=True):
+            self._account(ticket, outcome)
+            self._advance(ticket, outcome)
+
+    def _account(self, ticket: Ticket, outcome: Outcome) -> None:
+        assert ticket.pending is not None
+        metrics = ticket.metrics
+        metrics.num_forwards += 1
+        ticket.total_rows += outcome.rows
+        metrics.mean_rows = ticket.total_rows / metrics.num_forwards
+        if ticket.pending.stage == ENCODE:
+            metrics.encode_s += outcome.seconds
+        elif ticket.pending.stage == DECODE:
+            metrics.decode_s += outcome.seconds
+        else:
+            metrics.denoise_s += outcome.seconds
+
+    def _advance(self, ticket: Ticket, outcome: Outcome | None) -> None:
+        """Run a strand up to its next call or its end."""
+        assert ticket.strand is not None
+        error = outcome.error if outcome else None
+        if outcome and not error and ticket.pending and ticket.pending.stage == DECODE:
+            error = self._not_finite(ticket, outcome.value)
+        start = perf_counter()
+        said = ticket.strand.resume(outcome.value if outcome else None, error)
+        self.strand_seconds += perf_counter() - start
+        if isinstance(said, ModuleCall):
+            ticket.call, ticket.pending = said, self._describe(ticket, said)
+        else:
+            self._finish(ticket, said)
+
+    def _not_finite(self, ticket: Ticket, value: Any) -> NonFiniteOutputError | None:
+        """The error for NaN or Inf in a result; None when all is well or nobody asked."""
+        if not self._config.check_finite or all(bool(torch.isfinite(t).all()) for t in tensors(value) if t.is_floating_point()):
+            return None
+        return NonFiniteOutputError(
+            f"the model gave NaN or Inf for request {ticket.request_id}; try another dtype (bfloat16 or float32), "
+            "seed or guidance scale"
+        )
+
+    def _describe(self, ticket: Ticket, call: ModuleCall) -> Pending:
+        signature = call.signature if self.executor.fusable(call) else None
+        stage = stage_of(call.target.component, call.target.method)
+        return Pending(ticket.request_id, signature, stage, call.rows, call.tokens, ticket.order, ticket.priority)
+
+    def _finish(self, ticket: Ticket, said: Finished) -> None:
+        error = said.error
+        if error is None:
+            error = self._not_finite(ticket, said.value)
+        if error is not None:
+            self._interception.restore_baselines()
+        self._settle(ticket, said.value, error)
+
+    def _end(self, ticket: Ticket, error: BaseException) -> None:
+        """End a request from outside: throw into its strand, free its slot, give its owner the error."""
+        if ticket.strand is not None:
+            ticket.strand.stop(error)
+            self._interception.restore_baselines()
+        self._settle(ticket, None, error)
+
+    def _settle(self, ticket: Ticket, value: Any, error: BaseException | None) -> None:
+        self._running.pop(ticket.request_id, None)
+        self._waiting.pop(ticket.request_id, None)
+        ticket.metrics.total_s = monotonic() - ticket.submitted
+        ticket.call = ticket.pending = ticket.strand = None
+        outcome = "ok" if error is None else "aborted" if isinstance(error, AbortedError) else "error"
+        self.finished[outcome] += 1
+        if not self._running:
+            self._free_hooks()
+        _set(ticket.future, value, error)
+
+    def _free_hooks(self) -> None:
+        if getattr(self._pipeline, "_all_hooks", None):
+            self._pipeline.maybe_free_model_hooks()
+
+
+def stage_of(component: str, method: str) -> int:
+    """ENCODE, DECODE or DENOISE, from a component's name in its pipeline."""
+    if method == "decode" or component.startswith(("vocoder", "safety_checker", "movq", "vqgan", "vqvae")):
+        return DECODE
+    if method != "forward" or "encoder" in component or component.startswith(("vae", "image_", "text_", "feature")):
+        return ENCODE
+    return DENOISE
+
+
+def _set(future: "Future[Any]", value: Any, error: BaseException | None) -> None:
+    action: Callable[[], None] = (lambda: future.set_result(value)) if error is None else (lambda: future.set_exception(error))
+    if not future.done():
+        action()

@@ -1,0 +1,171 @@
+"""Runs calls: fused where their kind has proved itself, alone otherwise, halved when a fused forward fails.
+
+Knows nothing of strands, queues or policies: calls in, one outcome a call out; it never raises for a call's fault.
+"""
+
+import gc
+import logging
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from interlace.config import VerifyMode
+from interlace.engine.ambient import Ambient
+from interlace.engine.call import ModuleCall
+from interlace.engine.fuse import close, differing, fuse, split
+
+logger = logging.getLogger("interlace.engine")
+_MAX_CHECKED = 4  # calls of a group that are also run alone when a kind is verified
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one call: `value`, or the `error` it raised; `rows` and `seconds` of its forward."""
+
+    value: Any = None
+    error: BaseException | None = None
+    rows: int = 1
+    seconds: float = 0.0
+
+
+@dataclass
+class ExecutorStats:
+    """Counts by module label ("transformer", "vae.decode"); `unfused` by kind, with the reason."""
+
+    forwards: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    unfused: dict[str, str] = field(default_factory=dict)
+    verified: int = 0
+    halved: int = 0
+    out_of_memory: int = 0
+    forward_seconds: float = 0.0
+
+
+class Executor:
+    """Executes groups of calls with equal signatures."""
+
+    def __init__(self, verify: VerifyMode) -> None:
+        self._verify = verify
+        self._proven: dict[Hashable, set[int]] = {}  # kind -> leaves seen to differ in a fusion that was right
+        self._refused: set[Hashable] = set()
+        self.row_limits: dict[Hashable, int] = {}  # signature -> most rows that a forward could hold
+        self.stats = ExecutorStats()
+
+    def fusable(self, call: ModuleCall) -> bool:
+        """False when the call's kind can't be shared or was found to give wrong results when shared."""
+        if call.unfusable:
+            self._note(call, call.unfusable)
+            return False
+        return call.kind not in self._refused
+
+    def run(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient]) -> list[Outcome]:
+        """One outcome a call, in order. `ambients[i]` is the torch state of the strand that made call i."""
+        if len(calls) == 1:
+            return [self._alone(calls[0], ambients[0])]
+        news = self._unproven(calls)
+        if news is None or self._verify == "always":
+            return self._verified(calls, ambients, differing(calls))
+        return self._verified(calls, ambients, news) if news else self._shared(calls, ambients)
+
+    def _unproven(self, calls: Sequence[ModuleCall]) -> frozenset[int] | None:
+        """The leaves that differ in these calls and never did in a checked fusion; None for a new kind."""
+        if self._verify == "off":
+            return frozenset()
+        proven = self._proven.get(_kind(calls))
+        if proven is None:
+            return None
+        return differing(calls, proven)
+
+    def _alone(self, call: ModuleCall, ambient: Ambient) -> Outcome:
+        start = perf_counter()
+        try:
+            with ambient.installed():
+                value = call.target.run(*call.args, **call.kwargs)
+        except Exception as error:
+            return Outcome(error=error, seconds=self._count(call, call.rows, start))
+        return Outcome(value, None, call.rows, self._count(call, call.rows, start))
+
+    def _fused(self, calls: Sequence[ModuleCall], ambient: Ambient) -> list[Outcome]:
+        """One forward for all calls; raises whatever the module raises."""
+        rows = sum(call.rows for call in calls)
+        args, kwargs = fuse(calls)
+        start = perf_counter()
+        ambient.install()  # never captured: what a shared forward does to random numbers is no strand's business
+        output = calls[0].target.run(*args, **kwargs)
+        seconds = self._count(calls[0], rows, start)
+        return [Outcome(value, None, rows, seconds) for value in split(output, calls)]
+
+    def _shared(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient]) -> list[Outcome]:
+        try:
+            return self._fused(calls, ambients[0])
+        except Exception as error:
+            return self._halved(calls, ambients, error)
+
+    def _halved(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient], error: Exception) -> list[Outcome]:
+        if isinstance(error, torch.OutOfMemoryError):
+            self.stats.out_of_memory += 1
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        self.stats.halved += 1
+        middle = len(calls) // 2
+        logger.info("a forward of %s with %d calls failed (%s); halving", calls[0].target.label, len(calls), error)
+        outcomes = self.run(calls[:middle], ambients[:middle]) + self.run(calls[middle:], ambients[middle:])
+        if not any(outcome.error for outcome in outcomes):  # no one's fault: too many rows
+            held = max(outcome.rows for outcome in outcomes)
+            signature = calls[0].signature
+            self.row_limits[signature] = min(held, self.row_limits.get(signature, held))
+        return outcomes
+
+    def _verified(
+        self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient], news: frozenset[int]
+    ) -> list[Outcome]:
+        """Run fused and, for a few of the calls, alone; refuse the kind when the two disagree."""
+        try:
+            outcomes = self._fused(calls, ambients[0])
+            problem = ""
+        except torch.OutOfMemoryError as error:
+            return self._halved(calls, ambients, error)
+        except Exception as error:
+            outcomes, problem = [], f"the fused forward raised {type(error).__name__}: {error}"
+        checked = sorted({round(i * (len(calls) - 1) / (_MAX_CHECKED - 1)) for i in range(_MAX_CHECKED)})
+        alone = {i: self._alone(calls[i], ambients[i]) for i in checked}
+        if not problem and not all(a.error is None and close(outcomes[i].value, a.value) for i, a in alone.items()):
+            problem = "fused and alone gave different outputs"
+        self.stats.verified += 1
+        if problem and all(a.error is not None for a in alone.values()):
+            problem = ""  # every one of them fails alone too: nothing is learned about fusing
+            outcomes = []
+        elif not problem:
+            self._proven.setdefault(_kind(calls), set()).update(news)
+        else:
+            self._refuse(calls[0], problem)
+        if problem or not outcomes:
+            rest = {i: self._alone(calls[i], ambients[i]) for i in range(len(calls)) if i not in alone}
+            return [(alone | rest)[i] for i in range(len(calls))]
+        return [alone.get(i, outcome) for i, outcome in enumerate(outcomes)]
+
+    def _refuse(self, call: ModuleCall, reason: str) -> None:
+        self._refused.add(call.kind)
+        self._note(call, reason)
+
+    def _note(self, call: ModuleCall, reason: str) -> None:
+        label = f"{call.target.label} ({type(call.target.module).__name__})"
+        if self.stats.unfused.setdefault(label, reason) is reason:
+            logger.warning("%s is not shared between requests: %s", label, reason)
+
+    def _count(self, call: ModuleCall, rows: int, start: float) -> float:
+        seconds = perf_counter() - start
+        self.stats.forwards[call.target.label] += 1
+        self.stats.rows[call.target.label] += rows
+        self.stats.forward_seconds += seconds
+        return seconds
+
+
+def _kind(calls: Sequence[ModuleCall]) -> Hashable:
+    """What has to be verified once: the calls' kind, and how many rows each of them brings."""
+    return calls[0].kind, frozenset(call.rows for call in calls)

@@ -1,0 +1,125 @@
+"""Several calls with one signature as one call, and one output as one output a call. Pure functions on tensors."""
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any
+
+import numpy as np
+import torch
+
+from interlace.engine.call import Leaf, ModuleCall, Role
+from interlace.engine.tree import flatten, is_atom, rebuild
+
+
+class CannotSplitError(Exception):
+    """A fused output in which no row dimension can be found."""
+
+
+def fuse(calls: Sequence[ModuleCall]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of one call whose rows are the rows of `calls`, in their order. Signatures must be equal."""
+    first = calls[0]
+    rows = [call.rows for call in calls]
+    fused = iter(
+        [_join(leaf, column, rows) for leaf, column in zip(first.layout, zip(*(c.leaves for c in calls), strict=True), strict=True)]
+    )
+    names = first.target.names[: len(first.args)]
+    args = tuple(rebuild(value, fused, first.stop) for value in first.args)
+    kwargs = {name: rebuild(value, fused, first.stop) for name, value in first.kwargs.items() if name not in names}
+    return args, kwargs
+
+
+def _join(leaf: Leaf, column: tuple[Any, ...], rows: Sequence[int]) -> Any:
+    if leaf.role is Role.SHARED:
+        return column[0]
+    if leaf.role is Role.ITEMS:
+        return [item for items in column for item in items]
+    if leaf.role is Role.SCALAR:
+        return torch.cat([value.expand(n) for value, n in zip(column, rows, strict=True)])
+    return torch.cat(column, dim=leaf.dim)
+
+
+def differing(calls: Sequence[ModuleCall], proven: Set[int] = frozenset()) -> frozenset[int]:
+    """The places of the row-carrying leaves, but for `proven` ones, whose values are not the same in all calls."""
+    first = calls[0]
+    places = [i for i, leaf in enumerate(first.layout) if leaf.role is not Role.SHARED and i not in proven]
+    return frozenset(i for i in places if any(not same(first.leaves[i], call.leaves[i]) for call in calls[1:]))
+
+
+def split(output: Any, calls: Sequence[ModuleCall]) -> list[Any]:
+    """One output a call: the rows that are its own. Raises `CannotSplitError` where a tensor has no row dimension."""
+    splitter = _Splitter(calls)
+    leaves: list[Any] = []
+    flatten(output, leaves, splitter.stop, objects=True)
+    columns = [splitter.split(leaf) for leaf in leaves]
+    return [
+        rebuild(output, (column[i] for column in columns), splitter.stop, objects=True) for i in range(len(calls))
+    ]
+
+
+class _Splitter:
+    def __init__(self, calls: Sequence[ModuleCall]) -> None:
+        self.rows = [call.rows for call in calls]
+        self.total = sum(self.rows)
+        self.has_items = any(leaf.role is Role.ITEMS for leaf in calls[0].layout)
+
+    def stop(self, value: Any) -> bool:
+        return self.has_items and type(value) is list and len(value) == self.total
+
+    def split(self, leaf: Any) -> Sequence[Any]:
+        if isinstance(leaf, list):
+            bounds = np.cumsum([0, *self.rows])
+            return [leaf[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        if not isinstance(leaf, torch.Tensor) or leaf.ndim == 0:
+            return [leaf] * len(self.rows)
+        if leaf.shape[0] % self.total:
+            raise CannotSplitError(f"an output of shape {tuple(leaf.shape)} has no dimension of {self.total} rows")
+        multiple = leaf.shape[0] // self.total
+        return leaf.split([n * multiple for n in self.rows])
+
+
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal to the last bit."""
+    return _compare(one, other, lambda a, b: torch.equal(a, b))
+
+
+def close(one: Any, other: Any) -> bool:
+    """Equal up to the rounding of the dtype, relative to the largest magnitude; other than floats: equal."""
+    return _compare(one, other, _close_tensors)
+
+
+def _compare(one: Any, other: Any, equal: Callable[[torch.Tensor, torch.Tensor], bool]) -> bool:
+    if one is other:
+        return True
+    leaves: tuple[list[Any], list[Any]] = [], []
+    if flatten(one, leaves[0], objects=True) != flatten(other, leaves[1], objects=True):
+        return False
+    return all(_same_leaf(a, b, equal) for a, b in zip(*leaves, strict=True))
+
+
+def _same_leaf(a: Any, b: Any, equal: Callable[[torch.Tensor, torch.Tensor], bool]) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.shape == b.shape and a.dtype == b.dtype and equal(a, b)
+    if is_atom(a) or is_atom(b):
+        return bool(a == b)
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and np.array_equal(a, b)
+    return type(a) is type(b)
+
+
+def _close_tensors(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if not a.is_floating_point() or a.numel() == 0:
+        return torch.equal(a, b)
+    scale = torch.nan_to_num(b.float()).abs().max().clamp_min(1e-6)
+    difference = (a.float() - b.float()).abs()
+    difference = torch.where(a == b, 0.0, difference)  # equal infinities
+    both_nan = a.isnan() & b.isnan()
+    return bool((torch.where(both_nan, 0.0, difference) <= scale * _TOLERANCE.get(a.dtype, 5e-2)).all())
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in a nested value."""
+    leaves: list[Any] = []
+    flatten(value, leaves, objects=True)
+    return (leaf for leaf in leaves if isinstance(leaf, torch.Tensor))

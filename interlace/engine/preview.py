@@ -1,0 +1,56 @@
+"""Cheap previews: latents to RGB by a linear map fitted once per VAE, at a chosen stride of steps."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+if TYPE_CHECKING:
+    from interlace.engine.ticket import Ticket
+
+
+def watch_steps(view: DiffusionPipeline, ticket: "Ticket") -> Mapping[str, Any]:
+    """The request's arguments, with a step callback that hands out latents where previews are asked for and possible."""
+    if not ticket.preview_every or ticket.on_step is None:
+        return ticket.kwargs
+    if "callback_on_step_end" not in inspect.signature(view.__call__).parameters:
+        return ticket.kwargs
+    theirs = ticket.kwargs.get("callback_on_step_end")
+    inputs = list(ticket.kwargs.get("callback_on_step_end_tensor_inputs") or ["latents"])
+    return {
+        **ticket.kwargs,
+        "callback_on_step_end": _with_preview(ticket, theirs, keep_latents="latents" in inputs),
+        "callback_on_step_end_tensor_inputs": inputs if "latents" in inputs else [*inputs, "latents"],
+    }
+
+
+def _with_preview(ticket: "Ticket", theirs: Callable[..., Any] | None, *, keep_latents: bool) -> Callable[..., Any]:
+    def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        latents = tensors["latents"]
+        if (step + 1) % ticket.preview_every == 0 and ticket.on_step is not None:
+            ticket.on_step(step + 1, ticket.num_steps, latents.detach().clone())
+        if theirs is None:
+            return {}
+        seen = tensors if keep_latents else {k: v for k, v in tensors.items() if k != "latents"}
+        return theirs(pipe, step, timestep, seen) or {}
+
+    return on_step_end
+
+
+def fit_rgb_factors(vae: torch.nn.Module, *, size: int = 128, samples: int = 8) -> torch.Tensor:
+    """Least-squares map from a VAE's latents to RGB, fitted on random smooth pictures: [channels + 1, 3], last row a bias.
+
+    Raises whatever `vae.encode` raises for an image batch [samples, 3, size, size] in [-1, 1].
+    """
+    parameter = next(vae.parameters())
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(samples, 3, 4, 4, generator=generator) * 2 - 1
+    pictures = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+    posterior = vae.encode(pictures.to(parameter.device, parameter.dtype))  # type: ignore[operator]
+    latents = (posterior.latent_dist.mode() if hasattr(posterior, "latent_dist") else posterior.latent).float().cpu()
+    colours = torch.nn.functional.interpolate(pictures, size=latents.shape[-2:], mode="area")
+    rows = latents.movedim(1, -1).reshape(-1, latents.shape[1])
+    rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
+    return torch.linalg.lstsq(rows, colours.movedim(1, -1).reshape(-1, 3)).solution

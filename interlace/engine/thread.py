@@ -1,0 +1,178 @@
+"""`Engine`: a pipeline and a thread that runs it for many requests at once. Safe to call from any thread."""
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from diffusers import DiffusionPipeline
+
+from interlace.config import EngineConfig
+from interlace.engine.ambient import Ambient
+from interlace.engine.engine import EngineCore
+from interlace.engine.ticket import StepListener, Ticket
+from interlace.errors import EngineClosedError, EngineDeadError, InvalidRequestError
+
+logger = logging.getLogger("interlace.engine")
+_ids = itertools.count()
+
+
+class Engine:
+    """Runs a loaded diffusers pipeline for many requests at once; takes the pipeline's own arguments.
+
+    Each request gets what `pipeline(**kwargs)` would have returned alone. While the engine is open its modules are
+    intercepted; the pipeline itself still works for anybody else. Options are the fields of `EngineConfig`.
+
+    Raises `InvalidRequestError` for a wrong option or something that is not a pipeline.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline, config: EngineConfig | None = None, **options: Any) -> None:
+        if not isinstance(pipeline, DiffusionPipeline):
+            raise InvalidRequestError(f"Engine got a {type(pipeline).__name__}; expected a loaded DiffusionPipeline")
+        self.pipeline = pipeline
+        self.config = config or EngineConfig(**options)
+        self._core = EngineCore(pipeline, self.config)
+        self._inbox: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._live: dict[str, Ticket] = {}
+        self._dead: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, name="interlace-engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        kwargs: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        on_step: StepListener | None = None,
+        preview_every: int = 0,
+    ) -> "Future[Any]":
+        """Queue one call of the pipeline. The future gets its output or its error; `future.ticket` tells how it went.
+
+        `on_step(step, num_steps, latents)` runs in the engine's thread: it must be quick. Raises `EngineClosedError`,
+        `EngineDeadError`, or `InvalidRequestError` when `request_id` is already in use.
+        """
+        ticket = self._ticket(kwargs, request_id, priority, timeout_s, on_step, preview_every)
+        self._inbox.put(lambda: self._core.add(ticket))
+        return ticket.future
+
+    def map(self, requests: Iterable[Mapping[str, Any]]) -> list[Any]:
+        """Run all calls; one item each, in order: the pipeline's own output, or the exception that it raised."""
+        tickets = [self._ticket(kwargs) for kwargs in requests]
+        self._inbox.put(lambda: [self._core.add(ticket) for ticket in tickets])
+        return [ticket.future.exception() or ticket.future.result() for ticket in tickets]
+
+    def _ticket(
+        self,
+        kwargs: Mapping[str, Any],
+        request_id: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        on_step: StepListener | None = None,
+        preview_every: int = 0,
+    ) -> Ticket:
+        request_id = request_id or f"request-{next(_ids)}"
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        ambient = Ambient(_seed_of(kwargs))
+        ticket = Ticket(request_id, dict(kwargs), ambient, Future(), priority, deadline, on_step, preview_every)
+        ticket.future.ticket = ticket  # type: ignore[attr-defined]
+        with self._lock:
+            self._check_open()
+            if request_id in self._live:
+                raise InvalidRequestError(f"request_id {request_id!r} is already in use; choose another", "request_id")
+            self._live[request_id] = ticket
+        ticket.future.add_done_callback(lambda _: self._live.pop(request_id, None))
+        return ticket
+
+    def abort(self, request_id: str) -> bool:
+        """End a request at the next forward with `AbortedError`. False when there is no such request."""
+        known = request_id in self._live
+        self._inbox.put(lambda: self._core.abort(request_id))
+        return known
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start: forwards and rows per module, what isn't shared and why, where the time went."""
+        core, counts = self._core, self._core.executor.stats
+        forward_s, strand_s, loop_s = counts.forward_seconds, core.strand_seconds, core.loop_seconds
+        return {
+            "forwards": dict(counts.forwards),
+            "rows": dict(counts.rows),
+            "mean_rows": {name: counts.rows[name] / n for name, n in counts.forwards.items()},
+            "unfused": dict(counts.unfused),
+            "exclusive": core.exclusive,
+            "verified": counts.verified,
+            "halved": counts.halved,
+            "out_of_memory": counts.out_of_memory,
+            "requests": {**core.finished, "live": len(self._live)},
+            "seconds": {"forward": forward_s, "strand": strand_s, "engine": loop_s - forward_s - strand_s},
+        }
+
+    def close(self) -> None:
+        """Stop; pending requests get `EngineClosedError`. The pipeline is left as it was. May be called twice."""
+        with self._lock:
+            already, self._dead = self._dead, self._dead or EngineClosedError("the engine is closed; make a new one")
+        if already is None:
+            self._inbox.put(None)
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if isinstance(self._dead, EngineClosedError):
+            raise self._dead
+        if self._dead is not None:
+            raise EngineDeadError(f"the engine's thread has ended: {self._dead!r}; make a new engine")
+
+    def _main(self) -> None:
+        try:
+            with torch.no_grad():
+                while self._turn():
+                    pass
+            self._core.close(EngineClosedError("the engine was closed before this request was done"))
+        except BaseException as error:
+            logger.exception("the engine's thread ended")
+            self._die(error)
+
+    def _turn(self) -> bool:
+        """One forward, after the messages that came in; False when the engine is to stop."""
+        wait = self._core.step()
+        try:
+            while True:
+                message = self._inbox.get(block=wait != 0, timeout=wait or None)
+                if message is None:
+                    return False
+                message()
+                wait = 0.0
+        except queue.Empty:
+            return True
+
+    def _die(self, error: BaseException) -> None:
+        with self._lock:
+            self._dead = self._dead or error
+        dead = EngineDeadError(f"the engine's thread ended: {error!r}")
+        dead.__cause__ = error
+        for ticket in list(self._live.values()):
+            if not ticket.future.done():
+                ticket.future.set_exception(dead)
+        self._core.close(dead)
+
+
+def _seed_of(kwargs: Mapping[str, Any]) -> int:
+    """What a pipeline that ignores its `generator` draws from: the seed of that generator, else torch's own state."""
+    generator = kwargs.get("generator")
+    first = generator[0] if isinstance(generator, (list, tuple)) and generator else generator
+    if isinstance(first, torch.Generator):
+        return first.initial_seed()
+    return int(torch.randint(2**62, ()).item())

@@ -1,0 +1,81 @@
+"""A private view of a pipeline for one request: its own scheduler and helper objects over the shared modules."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ProcessorMixin
+
+# Stateless in use, costly to copy.
+_SHARED_TYPES = (PreTrainedTokenizerBase, ProcessorMixin, BaseImageProcessor, FeatureExtractionMixin, torch.Tensor)
+# accelerate's offload bookkeeping: one for all views.
+_SHARED_NAMES = frozenset({"_all_hooks", "_internal_dict", "hf_device_map"})
+
+
+class ViewFactory:
+    """Makes views of one pipeline. Whatever is a module, or reachable from one, stays shared."""
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        self._pipeline = pipeline
+        self._keep = {id(part): part for module in modules_of(pipeline).values() for part in module.modules()}
+
+    def make(self, on_step: Callable[[int, int], None]) -> DiffusionPipeline:
+        """A view that reports its denoising steps to `on_step(done, total)`."""
+        memo: dict[int, Any] = dict(self._keep)
+        return _view(self._pipeline, memo, on_step)
+
+
+def _view(pipeline: DiffusionPipeline, memo: dict[int, Any], on_step: Callable[[int, int], None]) -> DiffusionPipeline:
+    view = copy.copy(pipeline)
+    memo[id(pipeline)] = view
+    for name, value in vars(pipeline).items():
+        if isinstance(value, DiffusionPipeline):
+            view.__dict__[name] = memo[id(value)] if id(value) in memo else _view(value, memo, on_step)
+        elif name not in _SHARED_NAMES and not isinstance(value, (torch.nn.Module, *_SHARED_TYPES)):
+            view.__dict__[name] = copy.deepcopy(value, memo)
+    view.__dict__["progress_bar"] = lambda iterable=None, total=None: StepBar(iterable, total, on_step)
+    view.__dict__["maybe_free_model_hooks"] = lambda: None  # offloading waits until no request needs the modules
+    return view
+
+
+class StepBar(tqdm):  # type: ignore[type-arg]
+    """A silent progress bar that tells `on_step` how far a pipeline's denoising loop is."""
+
+    def __init__(self, iterable: Any, total: int | None, on_step: Callable[[int, int], None]) -> None:
+        super().__init__(iterable, total=total, disable=True)
+        self._total = total if total is not None else len(iterable) if hasattr(iterable, "__len__") else 0
+        self._on_step, self._done = on_step, 0
+
+    def update(self, n: float | None = 1) -> None:
+        self._done += int(n or 0)
+        self._on_step(self._done, self._total)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.iterable or ():
+            yield item
+            self.update()
+
+
+def modules_of(pipeline: DiffusionPipeline) -> dict[str, torch.nn.Module]:
+    """The modules that a pipeline holds, its inner pipelines' (Kandinsky) included, each once, by component name."""
+    found: dict[str, torch.nn.Module] = {}
+    seen: set[int] = set()
+    _collect(pipeline, found, seen)
+    return found
+
+
+def _collect(pipeline: DiffusionPipeline, found: dict[str, torch.nn.Module], seen: set[int]) -> None:
+    seen.add(id(pipeline))
+    for name, value in vars(pipeline).items():
+        if isinstance(value, torch.nn.Module) and id(value) not in seen:
+            seen.add(id(value))
+            found[name if name not in found else f"{name}_{len(found)}"] = value
+    for value in vars(pipeline).values():
+        if isinstance(value, DiffusionPipeline) and id(value) not in seen:
+            _collect(value, found, seen)

@@ -1,0 +1,26 @@
+"""What generic rules can't know about the arguments of diffusers' and transformers' modules, as small tables.
+
+Everything here is a hint that lets more calls share a forward: the first fusion of a kind is checked all the same.
+"""
+
+# Arguments without a row dimension, by name: number of dimensions in which they come so.
+SHARED_ARGUMENTS: dict[str | tuple[str, str], int] = {
+    "img_ids": 2,  # [tokens, 3]: FLUX, Chroma, Bria, LongCat, Ovis
+    "txt_ids": 2,
+    "image_rotary_emb": 2,  # [tokens, head_dim]: HunyuanDiT, CogVideoX, Allegro, ConsisID
+    "rotary_embedding": 2,  # Stable Audio
+    "image_rope": 2,
+    "text_rope": 2,
+    ("CosmosTransformer3DModel", "padding_mask"): 4,  # [1, 1, height, width]
+}
+
+# (class, argument) -> the dimension that holds the rows, where it isn't the first.
+ROW_DIMS: dict[tuple[str, str], int] = {
+    ("HiDreamImageTransformer2DModel", "encoder_hidden_states_llama3"): 1,  # [layers, rows, tokens, channels]
+}
+
+# Arguments that always carry rows: a first dimension of rows times n holds n entries a row (frames).
+ROW_MULTIPLES = frozenset({"encoder_hidden_states", "encoder_attention_mask", "timestep", "controlnet_cond", "sample"})
+
+# Arguments that hold the entries of all rows one after the other -> the argument that must come along.
+PACKED_ARGUMENTS: dict[str, str] = {"pixel_values": "image_grid_thw", "image_grid_thw": "image_grid_thw"}

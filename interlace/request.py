@@ -1,0 +1,116 @@
+"""What a user wants (`SamplingParams`, `Request`) and what came out (`Output`, `Metrics`). Knows nothing of torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from interlace.errors import InvalidRequestError
+
+_MAX_SEED = 2**64 - 1
+
+
+def _check_number(name: str, value: Any, low: float, *, whole: bool = False, high: float = math.inf) -> None:
+    kind = "a whole number" if whole else "a number"
+    number_types = (int,) if whole else (int, float)
+    good = isinstance(value, number_types) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not low <= value <= high:
+        bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise InvalidRequestError(f"{name} is {value!r}; expected {kind} {bounds}", name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How a request is to be sampled. Immutable. None leaves the choice to the model's defaults.
+
+    Sizes are in pixels, `timeout_s` in seconds. Raises `InvalidRequestError` for values outside their range; whether
+    the model can take a value (a size, a guidance it lacks) is checked when the request meets its pipeline.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    num_images: int = 1  # image i is drawn with seed + i
+    strength: float | None = None  # of an image-to-image edit: 0 keeps the image, 1 ignores it
+    num_frames: int | None = None
+    max_sequence_length: int | None = None  # text tokens
+    priority: int = 0  # higher goes first
+    timeout_s: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)  # any further argument of the pipeline's own call
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "num_inference_steps", "num_frames", "max_sequence_length"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 1, whole=True)
+        _check_number("num_images", self.num_images, 1, whole=True)
+        _check_number("priority", self.priority, -(2**31), whole=True, high=2**31)
+        for name in ("guidance_scale", "true_cfg_scale"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 0)
+        if self.strength is not None:
+            _check_number("strength", self.strength, 0, high=1)
+        if self.seed is not None:
+            _check_number("seed", self.seed, 0, whole=True, high=_MAX_SEED)
+        if self.timeout_s is not None:
+            _check_number("timeout_s", self.timeout_s, 0)
+        if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
+            got = type(self.negative_prompt).__name__
+            raise InvalidRequestError(f"negative_prompt is a {got}; expected a text", "negative_prompt")
+        if not isinstance(self.extra, Mapping) or not all(isinstance(key, str) for key in self.extra):
+            raise InvalidRequestError(f"extra is {self.extra!r}; expected a mapping of argument names to values", "extra")
+
+
+SAMPLING_FIELDS = frozenset(f.name for f in fields(SamplingParams))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt with its images and its sampling parameters; `request_id` is unique in its engine."""
+
+    request_id: str
+    prompt: str | None
+    sampling: SamplingParams
+    images: Sequence[Any] = ()  # PIL images that condition the generation
+    model_inputs: Mapping[str, Any] = field(default_factory=dict)  # further inputs by pipeline argument name (mask_image)
+
+
+@dataclass(kw_only=True)
+class Metrics:
+    """Where a request's time went. Seconds are wall-clock; a forward shared by n requests counts whole for each."""
+
+    queue_s: float = 0.0  # submitted -> first run
+    encode_s: float = 0.0  # forwards of text and image encoders, VAE encode
+    denoise_s: float = 0.0  # forwards of transformers, UNets, ControlNets
+    decode_s: float = 0.0  # VAE decode
+    total_s: float = 0.0  # submitted -> finished
+    num_steps: int = 0  # denoising steps that ran
+    num_forwards: int = 0  # module forwards that this request took part in
+    mean_rows: float = 0.0  # rows per forward, averaged over those forwards
+
+
+@dataclass(kw_only=True)
+class Output:
+    """What a request came to: exactly one of an output (`images`, `frames` or `audio`) and an `error`."""
+
+    request_id: str
+    prompt: str | None = None
+    images: list[Any] = field(default_factory=list)  # PIL images
+    frames: list[Any] = field(default_factory=list)  # one list of PIL images a video
+    audio: list[Any] = field(default_factory=list)  # one array a clip: [channels, samples]
+    seeds: list[int] = field(default_factory=list)  # one an image
+    error: Exception | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A request's state on its way: `step` of `num_steps` denoising steps done; `preview` is a small PIL image or None."""
+
+    request_id: str
+    step: int
+    num_steps: int
+    preview: Any = None
