@@ -1,7 +1,6 @@
 """The loop: admit, schedule, execute, resume. Runs in one thread; `thread.py` gives it one and a public face."""
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic, perf_counter
 from typing import Any
@@ -40,6 +39,7 @@ class EngineCore:
         self._running: dict[str, Ticket] = {}
         self.loop_seconds = 0.0
         self.strand_seconds = 0.0
+        self._settled: list[tuple[Future[Any], Any, BaseException | None]] = []
         self.finished: dict[str, int] = {"ok": 0, "error": 0, "aborted": 0}
 
     @property
@@ -66,6 +66,7 @@ class EngineCore:
         if group:
             self._resume(group, self._execute(group))
         self.loop_seconds += perf_counter() - start
+        self._tell()
         if group or self._running:
             return 0.0
         return wait if self._waiting else None
@@ -74,6 +75,7 @@ class EngineCore:
         """End every request with `error` and leave the pipeline as it was."""
         for ticket in self.tickets:
             self._end(ticket, error)
+        self._tell()
         self._interception.close()
 
     def _drop_ended(self) -> None:
@@ -191,7 +193,14 @@ class EngineCore:
         self.finished[outcome] += 1
         if not self._running:
             self._free_hooks()
-        _set(ticket.future, value, error)
+        self._settled.append((ticket.future, value, error))
+
+    def _tell(self) -> None:
+        """Hand out what has ended, last in a step, so that whoever waits finds the counts complete."""
+        settled, self._settled = self._settled, []
+        for future, value, error in settled:
+            if not future.done():
+                _set(future, value, error)
 
     def _free_hooks(self) -> None:
         if getattr(self._pipeline, "_all_hooks", None):
@@ -208,6 +217,7 @@ def stage_of(component: str, method: str) -> int:
 
 
 def _set(future: "Future[Any]", value: Any, error: BaseException | None) -> None:
-    action: Callable[[], None] = (lambda: future.set_result(value)) if error is None else (lambda: future.set_exception(error))
-    if not future.done():
-        action()
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)

@@ -1,14 +1,20 @@
 """Cheap previews: latents to RGB by a linear map fitted once per VAE, at a chosen stride of steps."""
 
 import inspect
+import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 if TYPE_CHECKING:
     from interlace.engine.ticket import Ticket
+
+
+logger = logging.getLogger("interlace.engine")
 
 
 def watch_steps(view: DiffusionPipeline, ticket: "Ticket") -> Mapping[str, Any]:
@@ -54,3 +60,44 @@ def fit_rgb_factors(vae: torch.nn.Module, *, size: int = 128, samples: int = 8) 
     rows = latents.movedim(1, -1).reshape(-1, latents.shape[1])
     rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
     return torch.linalg.lstsq(rows, colours.movedim(1, -1).reshape(-1, 3)).solution
+
+
+class Previewer:
+    """Small pictures of latents in mid-course. Thread-safe; fits its map when first asked."""
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        self._pipeline = pipeline
+        self._factors: torch.Tensor | None = None
+        self._lock = threading.Lock()
+        self._broken = not isinstance(getattr(pipeline, "vae", None), torch.nn.Module)
+
+    def picture(self, latents: torch.Tensor, height: int | None, width: int | None) -> Image.Image | None:
+        """A picture at latent resolution, or None where this family's latents can't be read that way."""
+        if self._broken:
+            return None
+        try:
+            return self._picture(latents, height, width)
+        except Exception as error:
+            logger.warning("no previews for %s: %s", type(self._pipeline).__name__, error)
+            self._broken = True
+            return None
+
+    def _picture(self, latents: torch.Tensor, height: int | None, width: int | None) -> Image.Image:
+        with self._lock, torch.no_grad():
+            if self._factors is None:
+                self._factors = fit_rgb_factors(self._pipeline.vae)
+        if latents.ndim == 3:  # packed into tokens
+            latents = self._pipeline._unpack_latents(latents, height, width, self._pipeline.vae_scale_factor)
+        if latents.ndim == 5:  # the first frame of a video
+            latents = latents[:, :, 0]
+        pixels = self._raw(latents[0].float().cpu()).movedim(0, -1)  # [height, width, channels]
+        rgb = pixels @ self._factors[:-1] + self._factors[-1]
+        return Image.fromarray(((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
+
+    def _raw(self, latents: torch.Tensor) -> torch.Tensor:
+        """Undo the scaling between a VAE's latents and those that are denoised: [channels, height, width]."""
+        config = self._pipeline.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if mean is not None and std is not None:
+            return latents * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
+        return latents / (config.scaling_factor or 1.0) + (getattr(config, "shift_factor", None) or 0.0)
