@@ -195,7 +195,9 @@ def test_image_seed_never_changes_between_versions() -> None:
     assert seeds == [1030322577, 2221105715, 2719389429]
 
 
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), min_size=1).filter(lambda text: text.strip() == text)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), min_size=1).filter(
+    lambda text: text.strip() == text
+)
 row_values = st.fixed_dictionaries(
     {"prompt": texts},
     optional={
@@ -208,7 +210,9 @@ row_values = st.fixed_dictionaries(
 
 
 @given(st.lists(row_values, max_size=8), st.integers(1, 40))
-def test_whatever_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[dict], chunk: int) -> None:
+def test_whatever_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict], chunk: int
+) -> None:
     folder = tmp_path_factory.mktemp("rows")
     table = io.StringIO()
     writer = csv.DictWriter(table, ["prompt", "seed", "height", "guidance_scale", "negative_prompt"])

@@ -25,17 +25,21 @@ class Record:
     error: str | None = None
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Yields the records of a file in order. Raises `InvalidRequestError` for a file that can't be read at all."""
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        got = f"{path.suffix!r}" if path.suffix else "no extension"
-        raise InvalidRequestError(f"{path} has {got}; expected one of {', '.join(sorted(_READERS))}", "prompts_file")
+def check_file(path: Path) -> None:
+    """Raises `InvalidRequestError` for a file that is missing or of a format that isn't known."""
+    if path.suffix.lower() not in _READERS:
+        got = f"has the extension {path.suffix!r}" if path.suffix else "has no extension"
+        raise InvalidRequestError(f"{path} {got}; expected one of {', '.join(sorted(_READERS))}", "prompts_file")
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "is not a file" if path.exists() else "does not exist"
         raise InvalidRequestError(f"the prompts file {path} {what}", "prompts_file")
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yields the records of a file in order. Raises `InvalidRequestError` for a file that can't be read."""
+    check_file(path)
     try:
-        yield from reader(path)
+        yield from _READERS[path.suffix.lower()](path)
     except OSError as error:
         raise InvalidRequestError(f"can't read {path}: {error.strerror or error}", "prompts_file") from error
 
@@ -173,7 +177,7 @@ def _table_rows(path: Path, header: list[str], rows: Any) -> Iterator[Record]:
 def table_header(path: Path) -> list[str] | None:
     """The column names of a CSV or TSV file; None for other formats."""
     delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
-    if delimiter is None or not path.is_file():
+    if delimiter is None:
         return None
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         return [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from interlace.bulk.formats import Record, read_records, table_header
+from interlace.bulk.formats import Record, check_file, read_records, table_header
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
@@ -98,7 +98,8 @@ class Rows:
 
     @classmethod
     def from_file(cls, path: Path, defaults: SamplingParams, limit: int | None = None) -> "Rows":
-        """Raises `InvalidRequestError` for a table whose columns are wrong: no row of it could be meant."""
+        """Raises `InvalidRequestError` for a file that can't be used, such as a table with a misspelt column."""
+        check_file(path)
         header = table_header(path)
         if header is not None:
             problem = _unknown_columns(header) or ("" if "prompt" in header else f"no column prompt among {header}")
@@ -150,7 +151,9 @@ def read_row(record: Record, default_id: str, defaults: SamplingParams) -> Row |
 def _sampling(columns: Mapping[str, Any], defaults: SamplingParams) -> SamplingParams:
     if problem := _unknown_columns(columns):
         raise InvalidRequestError(problem)
-    values = {name: _to_number(name, value) for name, value in columns.items() if name in NUMBER_COLUMNS}
+    values: dict[str, Any] = {
+        name: _to_number(name, value) for name, value in columns.items() if name in NUMBER_COLUMNS
+    }
     if "negative_prompt" in columns:
         values["negative_prompt"] = columns["negative_prompt"]
     sampling = replace(defaults, **values)

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from interlace.bulk.png import encode_png
 from interlace.bulk.rows import BadRow, Job
 from interlace.errors import InvalidRequestError
 
@@ -48,35 +48,6 @@ def request_key(job: Job, model: ModelId) -> str:
     wanted |= asdict(model) | {"prompt": job.prompt}
     text = json.dumps(wanted, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def encode_png(image: Image.Image, record: Mapping[str, Any]) -> bytes:
-    """PNG bytes that carry `record`: as JSON under `interlace`, and in the words that A1111's readers know."""
-    chunks = PngInfo()
-    chunks.add_text("parameters", a1111_text(record))
-    chunks.add_itxt("interlace", json.dumps(record, ensure_ascii=False))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1, pnginfo=chunks)
-    return buffer.getvalue()
-
-
-def a1111_text(record: Mapping[str, Any]) -> str:
-    """Source: the `parameters` text that AUTOMATIC1111's web interface writes and many tools read."""
-    lines = [str(record.get("prompt"))]
-    if record.get("negative_prompt"):
-        lines.append(f"Negative prompt: {record['negative_prompt']}")
-    guidance = record.get("true_cfg_scale") or record.get("guidance_scale")
-    facts = {
-        "Steps": record.get("num_inference_steps"),
-        "Sampler": record.get("scheduler"),
-        "CFG scale": guidance,
-        "Seed": record.get("seed"),
-        "Size": f"{record.get('width')}x{record.get('height')}",
-        "Model": record.get("model"),
-        "Denoising strength": record.get("strength"),
-    }
-    lines.append(", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None))
-    return "\n".join(lines)
 
 
 class Sink:

@@ -1,0 +1,62 @@
+"""What a bulk run has to do: the options it runs with, and which images of the input are not there yet."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from interlace.bulk.rows import BadRow, Job, Rows
+from interlace.bulk.sink import ModelId, Sink, request_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run needs to know besides its rows. `grace_s` is how long the first Ctrl-C waits for images under way."""
+
+    model: ModelId
+    base_seed: int = 0
+    max_num_seqs: int = 16  # images that the generator works on at once
+    grace_s: float = 60.0
+
+    @property
+    def backlog(self) -> int:
+        """Images handed to the generator at once: it must never wait for the next one."""
+        return 2 * self.max_num_seqs
+
+
+@dataclass
+class Survey:
+    """What there is to do, before any of it is done."""
+
+    num_rows: int = 0
+    names: list[str] = field(default_factory=list)  # every image of the input, in order
+    num_done: int = 0
+    num_changed: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+
+    @property
+    def num_to_do(self) -> int:
+        return len(self.names) - self.num_done
+
+
+def survey(rows: Rows, sink: Sink, options: RunOptions) -> Survey:
+    """Goes through the whole input once: cheap beside making images, and mistakes are told before the work starts."""
+    found = Survey()
+    for row in rows:
+        found.num_rows += 1
+        if isinstance(row, BadRow):
+            found.bad.append(row)
+            continue
+        for job in row.jobs(options.base_seed):
+            state = sink.state(job, request_key(job, options.model))
+            found.names.append(job.name)
+            found.num_done += state == "done"
+            found.num_changed += state == "changed"
+    return found
+
+
+def jobs_to_do(rows: Rows, sink: Sink, options: RunOptions) -> Iterator[Job]:
+    for row in rows:
+        if isinstance(row, BadRow):
+            continue
+        for job in row.jobs(options.base_seed):
+            if sink.state(job, request_key(job, options.model)) != "done":
+                yield job

@@ -1,0 +1,196 @@
+"""A bulk run: rows in, images in a folder out. Keeps a short backlog in the generator and writes on other threads.
+
+Knows neither pipelines nor file formats: rows come from `rows`, images from a `Generator`, files go to a `Sink`.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import FrameType
+from typing import Any
+
+from interlace import __version__
+from interlace.bulk.generator import Generator
+from interlace.bulk.plan import RunOptions, jobs_to_do, survey
+from interlace.bulk.progress import ProgressView, Tally
+from interlace.bulk.report import Result, announce, report
+from interlace.bulk.rows import Job, Rows
+from interlace.bulk.sink import Sink, request_key
+from interlace.errors import EngineDeadError, InvalidRequestError
+from interlace.request import Output
+
+_NUM_WRITERS = 2  # PNG encoding lets other threads run; two keep up with any model that a CPU core can feed
+_POLL_S = 0.2
+
+
+def run_bulk(rows: Rows, sink: Sink, options: RunOptions, open_generator: Callable[[], Generator]) -> Result:
+    """Makes every image that isn't there yet. `open_generator` is called only when there is something to make.
+
+    Raises `InvalidRequestError` when no row can be used, and whatever `open_generator` raises.
+    """
+    started = time.perf_counter()
+    found = survey(rows, sink, options)
+    for bad in found.bad:
+        sink.fail(bad, bad.error, "InvalidRequestError")
+    if not found.names:
+        first = f"; the first: {found.bad[0].where}: {found.bad[0].error}" if found.bad else ""
+        raise InvalidRequestError(f"no row can be used, of {found.num_rows}{first}", "prompts_file")
+    announce(found, sink)
+    tally = Tally(found.num_to_do)
+    facts: dict[str, Any] = {}
+    run: _Run | None = None
+    if found.num_to_do:
+        generator = open_generator()
+        try:
+            run = _Run(generator, sink, options, tally)
+            run.execute(jobs_to_do(rows, sink, options))
+            facts = dict(generator.facts())
+        finally:
+            generator.close()
+    result = Result(
+        num_failed=len(found.bad) + tally.failed,
+        stopped_by=run.stopped_by if run else None,
+        fatal=run.fatal if run else None,
+    )
+    facts["seconds"] = round(time.perf_counter() - started, 3)
+    report(found, tally, sink, options.model.model, facts, result)
+    return result
+
+
+class _Run:
+    """The part of a run that has a generator: submits, collects, stores."""
+
+    def __init__(self, generator: Generator, sink: Sink, options: RunOptions, tally: Tally) -> None:
+        self.generator, self.sink, self.options, self.tally = generator, sink, options, tally
+        self.stopped_by: int | None = None
+        self.fatal: str | None = None
+        self._stop = threading.Event()
+        self._deadline = float("inf")
+        self._slots = threading.Semaphore(options.backlog)
+        self._lock = threading.Lock()
+        self._generating: dict[str, Job] = {}  # in the order of submission
+        self._num_open = 0  # submitted and not yet stored
+        self._writers = ThreadPoolExecutor(_NUM_WRITERS, thread_name_prefix="interlace-writer")
+        self.view = ProgressView(tally, generator.mean_rows)
+
+    def execute(self, jobs: Iterator[Job]) -> None:
+        with self._writers, self.view, self._signals():
+            for job in jobs:
+                if not self._take_slot():
+                    break
+                with self._lock:
+                    self._generating[job.name] = job
+                    self._num_open += 1
+                self.generator.submit(job).add_done_callback(self._on_done(job))
+            self._drain()
+
+    def _take_slot(self) -> bool:
+        """Waits until the backlog has room; False when the run is to stop. Polls so that signals get their turn."""
+        while not self._stop.is_set():
+            if self._slots.acquire(timeout=_POLL_S):
+                return not self._stop.is_set()
+        return False
+
+    def _drain(self) -> None:
+        """Waits for what is in flight. In a run that is to stop, what queues is aborted; past the grace time, all."""
+        while self._num_open:
+            time.sleep(_POLL_S / 10)
+            if self._stop.is_set():
+                late = time.perf_counter() > self._deadline
+                with self._lock:
+                    queued = list(self._generating.values())[0 if late else self.options.max_num_seqs :]
+                for job in queued:
+                    self.generator.abort(job)
+
+    def _on_done(self, job: Job) -> Callable[["Future[Output]"], None]:
+        def hand_over(future: "Future[Output]") -> None:
+            with self._lock:
+                self._generating.pop(job.name)
+            self._writers.submit(self._store, job, future.result())
+
+        return hand_over
+
+    def _store(self, job: Job, output: Output) -> None:
+        try:
+            self._store_or_fail(job, output)
+        except OSError as error:
+            self._give_up(f"can't write to {self.sink.folder}: {error.strerror or error}")
+        except Exception as error:
+            self._fail(job, error)
+        finally:
+            with self._lock:
+                self._num_open -= 1
+            self._slots.release()
+            self.view.update()
+
+    def _store_or_fail(self, job: Job, output: Output) -> None:
+        if output.error is not None and self._stop.is_set():
+            return  # aborted because the run stops: neither done nor failed, the next run makes it
+        if isinstance(output.error, EngineDeadError):
+            self._give_up(str(output.error))
+        elif output.error is not None:
+            self._fail(job, output.error)
+        elif not output.images:
+            self._fail(job, InvalidRequestError("the model made no image; expected a text-to-image model"))
+        else:
+            self.sink.write(job, output.images[0], self._record(job, output), _timing(output))
+            with self._lock:
+                self.tally.done += 1
+
+    def _record(self, job: Job, output: Output) -> dict[str, Any]:
+        width, height = output.images[0].size
+        model, sampling = self.options.model, job.sampling
+        record = {"prompt": job.prompt, "negative_prompt": sampling.negative_prompt, "seed": sampling.seed}
+        record |= dict(self.generator.resolved(job)) | {"height": height, "width": width}
+        record |= {"model": model.model, "revision": model.revision, "variant": model.variant}
+        record |= {"interlace": __version__, "request_key": request_key(job, model)}
+        return {name: value for name, value in record.items() if value is not None}
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self.sink.fail(job, str(error) or type(error).__name__, type(error).__name__)
+        with self._lock:
+            self.tally.failed += 1
+        self.view.message(f"{job.name} failed: {_one_line(error)}")
+
+    def _give_up(self, why: str) -> None:
+        """What is wrong would hit every further image too."""
+        with self._lock:
+            self.fatal = self.fatal or why
+        self._deadline = 0.0
+        self._stop.set()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM let what is under way finish; a second one ends the process on the spot."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by is not None:
+            self.view.stop()
+            os._exit(128 + number)  # safe: files are whole or absent at every moment
+        self.stopped_by = number
+        self._deadline = time.perf_counter() + self.options.grace_s
+        self._stop.set()
+        # Printing through the bar's console could wait for a lock that this very thread holds.
+        os.write(2, f"\nstopping: up to {self.options.grace_s:.0f} s for images under way; again: at once\n".encode())
+
+
+def _timing(output: Output) -> dict[str, Any]:
+    return {name: round(value, 4) for name, value in vars(output.metrics).items()}
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:299] + "…"

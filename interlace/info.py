@@ -1,0 +1,168 @@
+"""`interlace info`: what this machine, this install and a model can do. A model's weights are not loaded for it."""
+
+import inspect
+import json
+import os
+import platform
+import struct
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from importlib import metadata
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from interlace import __version__
+from interlace.errors import ModelLoadError
+
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "greenlet", "safetensors", "pillow", "pyarrow")
+_SMALL_FILES = ["model_index.json", "interlace.json", "*/config.json", "*/scheduler_config.json"]
+
+
+def gather(model_name: str | None = None, *, local_files_only: bool = False) -> dict[str, Any]:
+    """Everything as one JSON-able object. Raises `ModelLoadError` for a model that can't be found."""
+    facts: dict[str, Any] = {"interlace": __version__, "python": platform.python_version(), "packages": _versions()}
+    facts["machine"] = _machine()
+    if model_name is not None:
+        facts["model"] = describe_model(model_name, local_files_only=local_files_only)
+    return facts
+
+
+def show(facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Prints what was gathered on stdout."""
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    console = Console(file=sys.stdout, highlight=False)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in _flat(facts):
+        table.add_row(name, value, style="bold" if not value else "")
+    console.print(table)
+
+
+def _flat(facts: Mapping[str, Any], indent: int = 0) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        label = "  " * indent + str(name)
+        if isinstance(value, Mapping):
+            lines += [(label, ""), *_flat(value, indent + 1)]
+        elif isinstance(value, list):
+            lines.append((label, ", ".join(map(str, value)) or "none"))
+        else:
+            lines.append((label, f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)))
+    return lines
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    facts: dict[str, Any] = {
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus],
+        "mps": torch.backends.mps.is_available(),
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    return facts
+
+
+def describe_model(model: str, *, local_files_only: bool = False) -> dict[str, Any]:
+    """Class, components with parameter counts, default call arguments, and how requests may share forwards."""
+    import diffusers
+
+    from interlace.engine.exclusive import exclusive_reason
+
+    folder, class_name = _find(model, local_files_only)
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    class_name = class_name or index["_class_name"]
+    settings = folder / "interlace.json"
+    own = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    components = {
+        name: _component(folder / name, library_and_class[1])
+        for name, library_and_class in index.items()
+        if isinstance(library_and_class, list) and len(library_and_class) == 2 and library_and_class[1]
+    }
+    facts: dict[str, Any] = {"name": model, "folder": str(folder), "pipeline": class_name}
+    if "description" in own:
+        facts["description"] = own["description"]
+    facts["components"] = components
+    pipeline = getattr(diffusers, class_name, None)
+    if pipeline is None:
+        facts["batching"] = f"unknown: diffusers {diffusers.__version__} has no {class_name}"
+        return facts
+    facts["default_arguments"] = {**_call_defaults(pipeline), **own.get("defaults", {}).get(class_name, {})}
+    facts["limits"] = own.get("limits", {})
+    reason = exclusive_reason(pipeline)
+    facts["batching"] = f"one request at a time: {reason}" if reason else "requests share forwards at every step"
+    return facts
+
+
+def _find(model: str, local_files_only: bool) -> tuple[Path, str | None]:
+    """The folder of a model, and the pipeline class that a built-in name stands for."""
+    from interlace.demo import MODELS
+
+    if model in MODELS:
+        return Path(MODELS[model].path), MODELS[model].pipeline_class
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ModelLoadError(f"{folder} holds no model_index.json; expected a directory in diffusers' format")
+        return folder, None
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, local_files_only=local_files_only, allow_patterns=_SMALL_FILES)), None
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelLoadError(f"can't find {model!r}, neither as a directory nor on the hub: {first_line}") from error
+
+
+def _component(folder: Path, class_name: str) -> str:
+    sizes = _parameter_counts(folder)
+    if not sizes:
+        return class_name
+    kinds = ", ".join(sorted(kind.lower() for kind in sizes))
+    return f"{class_name}, {sum(sizes.values()):,} parameters in {kinds}"
+
+
+def _parameter_counts(folder: Path) -> Counter[str]:
+    """Parameters by stored type, from the headers of the safetensors files; of one variant where there are several."""
+    variants: dict[str, list[Path]] = {}
+    for path in folder.glob("*.safetensors"):
+        stem = path.name.removesuffix(".safetensors").split("-000")[0]
+        variants.setdefault(stem.partition(".")[2], []).append(path)
+    counts: Counter[str] = Counter()
+    for path in variants.get("") or next(iter(variants.values()), []):
+        for tensor in _header(path).values():
+            if "shape" in tensor:
+                counts[tensor["dtype"]] += prod(tensor["shape"])
+    return counts
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Source: the safetensors format, an 8-byte length and that much JSON before the data."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return dict(json.loads(file.read(length)))
+
+
+def _call_defaults(pipeline: type) -> dict[str, Any]:
+    parameters = inspect.signature(pipeline.__call__).parameters.values()  # type: ignore[operator]
+    return {p.name: p.default for p in parameters if isinstance(p.default, (int, float, str))}
