@@ -164,5 +164,5 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def _call_defaults(pipeline: type) -> dict[str, Any]:
-    parameters = inspect.signature(pipeline.__call__).parameters.values()  # type: ignore[operator]
+    parameters = inspect.signature(pipeline.__call__).parameters.values()
     return {p.name: p.default for p in parameters if isinstance(p.default, (int, float, str))}

@@ -1,4 +1,4 @@
-"""PNG files that say how they were made: our own JSON under `interlace`, and the words that other tools read."""
+"""PNG files that say how they were made: as our own JSON, and in the words that other tools read."""
 
 import io
 import json
@@ -8,12 +8,15 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+# A key of just "interlace" would make Pillow, which keeps texts and header flags in one dict, read an interlaced file.
+JSON_KEY = "interlace_parameters"
+
 
 def encode_png(image: Image.Image, record: Mapping[str, Any]) -> bytes:
     """PNG bytes that carry `record`. Equal pictures and records give equal bytes."""
     chunks = PngInfo()
     chunks.add_text("parameters", a1111_text(record))
-    chunks.add_itxt("interlace", json.dumps(record, ensure_ascii=False))
+    chunks.add_itxt(JSON_KEY, json.dumps(record, ensure_ascii=False))
     buffer = io.BytesIO()
     # Level 1 is 2.5 times as fast as the default and a few per cent larger.
     image.save(buffer, format="PNG", compress_level=1, pnginfo=chunks)

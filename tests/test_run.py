@@ -1,0 +1,166 @@
+"""bulk/run.py: every row ends as an image or a listed failure, and a run that was stopped can be gone on with."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_generator import BROKEN, FakeGenerator
+from PIL import Image
+
+from interlace.bulk.plan import RunOptions
+from interlace.bulk.report import Result
+from interlace.bulk.rows import Rows
+from interlace.bulk.run import run_bulk
+from interlace.bulk.sink import ModelId, Sink, read_manifest
+from interlace.errors import EngineDeadError, InvalidRequestError
+from interlace.request import SamplingParams
+
+PROMPTS = [f"prompt {number}" for number in range(12)]
+
+
+def bulk(
+    folder: Path, rows: Rows | list[str], generator: FakeGenerator | Callable[[], FakeGenerator], **options: Any
+) -> Result:
+    rows = Rows.from_prompts(rows, SamplingParams()) if isinstance(rows, list) else rows
+    given = RunOptions(model=ModelId(model="fake"), **{"max_num_seqs": 2, **options})
+    with Sink(folder) as sink:
+        return run_bulk(rows, sink, given, generator if callable(generator) else lambda: generator)
+
+
+def never() -> FakeGenerator:
+    raise AssertionError("the model was loaded though there is nothing to make")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(record["file"] for record in read_manifest(folder))
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text()))
+
+
+def test_every_prompt_becomes_an_image_a_line_and_a_tile(tmp_path: Path) -> None:
+    generator = FakeGenerator()
+    result = bulk(tmp_path, PROMPTS, generator)
+    assert result.exit_status == 0
+    assert names(tmp_path) == [f"{number:06d}.png" for number in range(12)]
+    assert all((tmp_path / name).is_file() for name in names(tmp_path))
+    line = next(iter(read_manifest(tmp_path)))
+    expected = {"width": 16, "height": 8, "num_inference_steps": 4, "guidance_scale": 3.5, "model": "fake"}
+    assert {key: line[key] for key in expected} == expected
+    assert line["timing"]["num_steps"] == 4
+    assert summary(tmp_path)["done"] == 12
+    with Image.open(tmp_path / "contact_sheet.jpg") as sheet:
+        assert sheet.width > 600
+    assert generator.closed
+
+
+def test_the_backlog_stays_short(tmp_path: Path) -> None:
+    generator = FakeGenerator()
+    bulk(tmp_path, [f"p{number}" for number in range(60)], generator, max_num_seqs=3)
+    assert generator.most_at_once <= 6
+
+
+def test_a_second_run_makes_nothing_and_loads_no_model(tmp_path: Path) -> None:
+    bulk(tmp_path, PROMPTS, FakeGenerator())
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
+    assert bulk(tmp_path, PROMPTS, never).exit_status == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.png")} == before
+    assert summary(tmp_path)["already_done"] == 12
+
+
+def test_a_failed_request_harms_no_other_and_is_tried_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    result = bulk(tmp_path, PROMPTS, FakeGenerator(faults={"000003": BROKEN}))
+    assert result.exit_status == 1
+    assert len(names(tmp_path)) == 11
+    (failure,) = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
+    assert (failure["id"], failure["type"], failure["error"]) == ("000003", "RequestError", str(BROKEN))
+    assert "000003 failed: the engine choked on it" in capfd.readouterr().err
+    again = FakeGenerator()
+    assert bulk(tmp_path, PROMPTS, again).exit_status == 0
+    assert again.submitted == ["000003"]
+
+
+def test_a_bad_row_is_listed_and_the_others_are_made(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "a", "num_images": 2}\n{"prompt": "b", "height": -1}\n{"prompt": "c"}\n')
+    result = bulk(tmp_path / "out", Rows.from_file(file, SamplingParams()), FakeGenerator())
+    assert result.exit_status == 1
+    assert names(tmp_path / "out") == ["000000_00.png", "000000_01.png", "000002.png"]
+    (failure,) = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
+    assert failure["where"] == f"{file}:2"
+    assert "height is -1" in failure["error"]
+
+
+def test_no_usable_row_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidRequestError, match=r"no row can be used, of 1; the first: --prompt 1: the prompt is empty"
+    ):
+        bulk(tmp_path, [""], never)
+    with pytest.raises(InvalidRequestError, match="of 0"):
+        bulk(tmp_path, [], never)
+
+
+def test_changed_rows_are_made_again_and_only_those(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bulk(tmp_path, PROMPTS, FakeGenerator())
+    generator = FakeGenerator()
+    bulk(tmp_path, ["another", *PROMPTS[1:]], generator)
+    assert generator.submitted == ["000000"]
+    assert "1 images are made again" in capfd.readouterr().err
+    assert sorted(record["prompt"] for record in read_manifest(tmp_path)) == sorted(["another", *PROMPTS[1:]])
+
+
+def test_a_dead_engine_ends_the_run_and_nothing_counts_as_failed(tmp_path: Path) -> None:
+    faults = {f"{number:06d}": EngineDeadError("the engine's thread ended") for number in range(4, 12)}
+    result = bulk(tmp_path, PROMPTS, FakeGenerator(faults=faults))
+    assert result.exit_status == 1
+    assert result.fatal == "the engine's thread ended"
+    assert result.num_failed == 0
+    assert bulk(tmp_path, PROMPTS, FakeGenerator()).exit_status == 0
+    assert len(names(tmp_path)) == 12
+
+
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sink, "write", full)
+        result = bulk(tmp_path, PROMPTS, FakeGenerator())
+    assert result.fatal is not None
+    assert "No space left on device" in result.fatal
+
+
+def test_ctrl_c_keeps_what_is_under_way_and_the_next_run_makes_the_rest(tmp_path: Path) -> None:
+    generator = FakeGenerator(wait=threading.Event())
+
+    def interrupt() -> None:
+        while len(generator.submitted) < 4:
+            threading.Event().wait(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(0.3)
+        assert generator.wait is not None
+        generator.wait.set()
+
+    threading.Thread(target=interrupt).start()
+    result = bulk(tmp_path, PROMPTS, generator)
+    assert result.exit_status == 128 + signal.SIGINT
+    assert names(tmp_path) == ["000000.png", "000001.png"]  # two run at once; what was queued is left
+    assert summary(tmp_path)["left"] == 10
+    assert result.num_failed == 0
+    assert bulk(tmp_path, PROMPTS, FakeGenerator()).exit_status == 0
+    assert len(names(tmp_path)) == 12
+
+
+def test_past_the_grace_time_everything_is_aborted(tmp_path: Path) -> None:
+    generator = FakeGenerator(wait=threading.Event())
+    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    timer.start()
+    result = bulk(tmp_path, PROMPTS, generator, grace_s=0.1)
+    assert result.exit_status == 128 + signal.SIGTERM
+    assert names(tmp_path) == []
