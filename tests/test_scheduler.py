@@ -1,0 +1,75 @@
+"""The scheduler's promises; nothing here needs torch."""
+
+from collections.abc import Hashable
+
+from interlace.config import EngineConfig
+from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler, Waiting
+
+
+def call(name: str, signature: Hashable = "a", *, stage: int = DENOISE, rows: int = 1, priority: int = 0) -> Pending:
+    return Pending(name, signature, stage, rows, rows * 64, int(name), priority)
+
+
+def names(group: list[Pending]) -> list[str]:
+    return [pending.request_id for pending in group]
+
+
+def waiting(number: int, key: Hashable = "k", *, since: float = 0.0, priority: int = 0) -> Waiting:
+    return Waiting(str(number), key, since, number, priority)
+
+
+def test_all_calls_of_one_signature_share_oldest_first() -> None:
+    scheduler = Scheduler(EngineConfig())
+    assert names(scheduler.next_forward([call("3"), call("1"), call("2")], {})) == ["1", "2", "3"]
+
+
+def test_an_incompatible_call_at_the_head_takes_no_company_and_holds_nobody_up() -> None:
+    scheduler = Scheduler(EngineConfig())
+    assert names(scheduler.next_forward([call("1", "big"), call("2"), call("3")], {})) == ["1"]
+    assert names(scheduler.next_forward([call("2"), call("3")], {})) == ["2", "3"]
+
+
+def test_a_call_without_signature_runs_alone() -> None:
+    scheduler = Scheduler(EngineConfig())
+    assert names(scheduler.next_forward([call("1", None), call("2", None)], {})) == ["1"]
+
+
+def test_rows_tokens_and_learned_limits_bound_a_forward() -> None:
+    calls = [call(str(i), rows=2) for i in range(6)]
+    assert len(Scheduler(EngineConfig(max_batch_rows=5)).next_forward(calls, {})) == 2
+    assert len(Scheduler(EngineConfig(max_batch_tokens=4 * 64)).next_forward(calls, {})) == 2
+    assert len(Scheduler(EngineConfig()).next_forward(calls, {"a": 6})) == 3
+
+
+def test_a_request_larger_than_the_limit_still_runs() -> None:
+    assert names(Scheduler(EngineConfig(max_batch_rows=1)).next_forward([call("1", rows=2)], {})) == ["1"]
+
+
+def test_encoding_and_decoding_go_before_denoising_and_priority_before_all() -> None:
+    scheduler = Scheduler(EngineConfig())
+    calls = [call("1"), call("2", "d", stage=DECODE), call("3", "e", stage=ENCODE)]
+    assert names(scheduler.next_forward(calls, {})) == ["3"]
+    assert names(scheduler.next_forward(calls[:2], {})) == ["2"]
+    assert names(scheduler.next_forward([*calls, call("4", "p", priority=1)], {})) == ["4"]
+
+
+def test_requests_join_while_others_run_up_to_max_num_seqs() -> None:
+    scheduler = Scheduler(EngineConfig(max_num_seqs=3))
+    admitted, wait = scheduler.admit([waiting(i) for i in range(5)], 1, 0.0)
+    assert (admitted, wait) == (["0", "1"], 0.0)
+
+
+def test_a_wave_holds_equal_requests_up_to_the_first_that_differs() -> None:
+    scheduler = Scheduler(EngineConfig(max_num_seqs=4, step_execution=False))
+    queue = [waiting(0), waiting(1), waiting(2, "other"), waiting(3)]
+    assert scheduler.admit(queue, 0, 0.0) == (["0", "1"], 0.0)
+    assert scheduler.admit(queue, 1, 0.0) == ([], 0.0), "nothing joins a wave that runs"
+
+
+def test_a_wave_waits_for_company_and_no_longer_than_told() -> None:
+    scheduler = Scheduler(EngineConfig(max_num_seqs=2, step_execution=False, request_batch_max_wait_ms=20))
+    admitted, wait = scheduler.admit([waiting(0, since=1.0)], 0, 1.005)
+    assert admitted == []
+    assert abs(wait - 0.015) < 1e-9
+    assert scheduler.admit([waiting(0, since=1.0)], 0, 1.021) == (["0"], 0.0)
+    assert scheduler.admit([waiting(0, since=1.0), waiting(1, since=1.001)], 0, 1.002) == (["0", "1"], 0.0)
