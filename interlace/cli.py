@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -257,5 +258,8 @@ def _complain(text: str, status: int) -> int:
 
 def main() -> None:
     """The `interlace` command."""
+    # What the libraries below say of their own affairs is not for users of this command; both can be turned up again.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.simplefilter("ignore", FutureWarning)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     sys.exit(run(sys.argv[1:]))

@@ -1,9 +1,9 @@
 """The engine's settings. Flags, YAML keys, environment names and their help texts all come from these fields."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from interlace.errors import InvalidRequestError
+from interlace.checks import check_choice, check_number
 
 VerifyMode = Literal["first", "always", "off"]
 Policy = Literal["fifo"]
@@ -31,15 +31,12 @@ class EngineConfig:
     """Treat NaN or Inf in an output as that request's error."""
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_batch_rows", "max_batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InvalidRequestError(f"{name} is {value!r}; expected a whole number of at least 1", name)
-        if not self.request_batch_max_wait_ms >= 0:
-            raise InvalidRequestError(
-                f"request_batch_max_wait_ms is {self.request_batch_max_wait_ms!r}; expected milliseconds >= 0",
-                "request_batch_max_wait_ms",
-            )
-        for name, known in (("verify_fusion", ("first", "always", "off")), ("policy", ("fifo",))):
-            if getattr(self, name) not in known:
-                raise InvalidRequestError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}", name)
+        check_number("max_num_seqs", self.max_num_seqs, 1, whole=True)
+        for name in ("max_batch_rows", "max_batch_tokens"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 1, whole=True)
+        check_number("request_batch_max_wait_ms", self.request_batch_max_wait_ms, 0)
+        for name in ("step_execution", "check_finite"):
+            check_choice(name, getattr(self, name), (True, False))
+        check_choice("verify_fusion", self.verify_fusion, get_args(VerifyMode))
+        check_choice("policy", self.policy, get_args(Policy))

@@ -1,22 +1,13 @@
 """What a user wants (`SamplingParams`, `Request`) and what came out (`Output`, `Metrics`). Knows nothing of torch."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from interlace.checks import check_number
 from interlace.errors import InvalidRequestError
 
 _MAX_SEED = 2**64 - 1
-
-
-def _check_number(name: str, value: Any, low: float, *, whole: bool = False, high: float = math.inf) -> None:
-    kind = "a whole number" if whole else "a number"
-    number_types = (int,) if whole else (int, float)
-    good = isinstance(value, number_types) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= value <= high:
-        bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise InvalidRequestError(f"{name} is {value!r}; expected {kind} {bounds}", name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +36,23 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in ("height", "width", "num_inference_steps", "num_frames", "max_sequence_length"):
             if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), 1, whole=True)
-        _check_number("num_images", self.num_images, 1, whole=True)
-        _check_number("priority", self.priority, -(2**31), whole=True, high=2**31)
+                check_number(name, getattr(self, name), 1, whole=True)
+        check_number("num_images", self.num_images, 1, whole=True)
+        check_number("priority", self.priority, -(2**31), whole=True, high=2**31)
         for name in ("guidance_scale", "true_cfg_scale"):
             if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), 0)
+                check_number(name, getattr(self, name), 0)
         if self.strength is not None:
-            _check_number("strength", self.strength, 0, high=1)
+            check_number("strength", self.strength, 0, high=1)
         if self.seed is not None:
-            _check_number("seed", self.seed, 0, whole=True, high=_MAX_SEED)
+            check_number("seed", self.seed, 0, whole=True, high=_MAX_SEED)
         if self.timeout_s is not None:
-            _check_number("timeout_s", self.timeout_s, 0)
+            check_number("timeout_s", self.timeout_s, 0)
         if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
             got = type(self.negative_prompt).__name__
             raise InvalidRequestError(f"negative_prompt is a {got}; expected a text", "negative_prompt")
         if not isinstance(self.extra, Mapping) or not all(isinstance(key, str) for key in self.extra):
-            raise InvalidRequestError(f"extra is {self.extra!r}; expected a mapping of argument names to values", "extra")
+            raise InvalidRequestError(f"extra is {self.extra!r}; expected argument names with their values", "extra")
 
 
 SAMPLING_FIELDS = frozenset(f.name for f in fields(SamplingParams))
@@ -75,7 +66,7 @@ class Request:
     prompt: str | None
     sampling: SamplingParams
     images: Sequence[Any] = ()  # PIL images that condition the generation
-    model_inputs: Mapping[str, Any] = field(default_factory=dict)  # further inputs by pipeline argument name (mask_image)
+    model_inputs: Mapping[str, Any] = field(default_factory=dict)  # further inputs by argument name (mask_image)
 
 
 @dataclass(kw_only=True)
@@ -108,7 +99,7 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A request's state on its way: `step` of `num_steps` denoising steps done; `preview` is a small PIL image or None."""
+    """A request on its way: `step` of `num_steps` denoising steps done; `preview` is a small PIL image or None."""
 
     request_id: str
     step: int

@@ -190,7 +190,7 @@ def test_a_png_says_how_it_was_made_and_equal_input_gives_equal_bytes(tmp_path: 
         assert json.loads(image.text[JSON_KEY]) == record  # type: ignore[attr-defined]
         assert image.convert("RGB").tobytes() == picture(make_job("a")).tobytes()
         words = image.text["parameters"]  # type: ignore[attr-defined]
-    facts = "Steps: 4, Seed: 3, Size: 16x8, Model: demo, CFG scale: 3.5"
+    facts = "Steps: 4, CFG scale: 3.5, Seed: 3, Size: 16x8, Model: demo"
     assert words == f"ein Kreis, 圆\nNegative prompt: grey\n{facts}"
 
 

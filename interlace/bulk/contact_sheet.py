@@ -1,8 +1,10 @@
 """The contact sheet: thumbnails of a run with captions under them, on one JPEG."""
 
+import contextlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ MAX_TILES = 60
 _TILE, _GAP, _MARGIN = 224, 20, 32  # pixels
 _CAPTION_LINES, _LINE, _HEADER = 3, 18, 64
 _PAPER, _FRAME, _INK, _FAINT = "#f6f5f2", "#ffffff", "#26251f", "#85827a"
+
+_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc", "Arial.ttf")
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -67,10 +71,11 @@ def _draw_tile(
     left, top = corner
     draw.rectangle((left, top, left + _TILE - 1, top + _TILE - 1), fill=_FRAME)
     sheet.paste(image, (left + (_TILE - image.width) // 2, top + (_TILE - image.height) // 2))
-    text = _font(13)
-    lines = _wrap(" ".join(str(record.get("prompt")).split()), text, _TILE, _CAPTION_LINES - 1)
+    prompt = " ".join(str(record.get("prompt")).split())
+    font = _font(13, prompt.isascii())
+    lines = _wrap(prompt, font, _TILE, _CAPTION_LINES - 1)
     for number, line in enumerate(lines):
-        draw.text((left, top + _TILE + 6 + number * _LINE), line, fill=_INK, font=text)
+        draw.text((left, top + _TILE + 6 + number * _LINE), line, fill=_INK, font=font)
     name = _wrap(_facts(record), _font(11), _TILE, 1)[0]
     draw.text((left, top + _TILE + 8 + len(lines) * _LINE), name, fill=_FAINT, font=_font(11))
 
@@ -95,7 +100,12 @@ def _thumbnail(path: Path) -> Image.Image | None:
     return picture.resize(size, method)
 
 
-def _font(size: int) -> Font:
+@cache
+def _font(size: int, ascii_only: bool = True) -> Font:
+    """The font that Pillow brings knows little beyond ASCII; for other letters the system's fonts are asked."""
+    for name in () if ascii_only else _SYSTEM_FONTS:
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
 
 
