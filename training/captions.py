@@ -1,0 +1,145 @@
+"""Scenes in words: captions short and long, and edits with their instructions. A closed vocabulary."""
+
+import random
+from dataclasses import replace
+
+from training.scenes import (
+    COLOURS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Background,
+    Scene,
+    Thing,
+    random_background,
+    random_scene,
+    random_thing,
+    subject_and_other,
+)
+
+_RELATION_WORDS = {
+    "left of": ("to the left of", "left of"), "right of": ("to the right of", "right of"),
+    "above": ("above", "over"), "below": ("below", "under"), "inside": ("inside",), "behind": ("behind",),
+}  # fmt: skip
+_PLACE_WORDS = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
+                "center": "in the center"}  # fmt: skip
+
+
+def thing_words(thing: Thing, rng: random.Random, *, sized: bool | None = None) -> str:
+    """ "large red circle": the size in two of three cases unless told."""
+    named = rng.random() < 0.67 if sized is None else sized
+    return f"{thing.size} {thing.colour} {thing.shape}" if named else f"{thing.colour} {thing.shape}"
+
+
+def background_words(background: Background) -> str:
+    """ "a yellow background", "a red and blue striped background", "a gradient from red to blue"."""
+    if background.pattern == "plain":
+        return f"a {background.colours[0]} background"
+    if background.pattern == "gradient":
+        return f"a gradient background from {background.colours[0]} to {background.colours[1]}"
+    return f"a {background.colours[0]} and {background.colours[1]} {background.pattern} background"
+
+
+def place_words(place: str) -> str:
+    """ "in the top left corner", "on the right"."""
+    return _PLACE_WORDS.get(place, f"in the {place} corner")
+
+
+def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
+    """One of many ways to say what is there. With `complete`, size, place and background are always named."""
+    behind = background_words(scene.background)
+    if len(scene.things) == 1:
+        thing = thing_words(scene.things[0], rng, sized=True if complete else None)
+        where = ""
+        if scene.place is not None and (complete or scene.place != "center" or rng.random() < 0.3):
+            where = " " + place_words(scene.place)
+        return rng.choice((f"a {thing}{where} on {behind}", f"{behind} with a {thing}{where}", f"a picture of a {thing}{where} on {behind}"))
+    if len(scene.things) == 3:
+        first, second, third = (thing_words(t, rng, sized=complete) for t in scene.things)
+        order = "from left to right" if scene.relation == "left of" else "from top to bottom"
+        return f"a {first}, a {second} and a {third} {order} on {behind}"
+    subject, other = subject_and_other(scene)
+    a, b = thing_words(subject, rng, sized=complete or None), thing_words(other, rng, sized=complete or None)
+    relation = rng.choice(_RELATION_WORDS[scene.relation or "left of"])
+    return rng.choice((f"a {a} {relation} a {b} on {behind}", f"{behind} with a {a} {relation} a {b}", f"a picture of a {a} {relation} a {b} on {behind}"))
+
+
+def random_edit(rng: random.Random) -> tuple[Scene, str, Scene]:
+    """A scene, an instruction and the scene after it."""
+    scene = random_scene(rng, rng.choice((1, 2)))
+    kinds = ("recolour", "shape", "background", "move", "resize", "add") if len(scene.things) == 1 else ("recolour", "shape", "background", "remove")
+    return _EDITS[rng.choice(kinds)](scene, rng)
+
+
+def _pick(scene: Scene, rng: random.Random) -> tuple[int, Thing]:
+    index = rng.randrange(len(scene.things))
+    return index, scene.things[index]
+
+
+def _with(scene: Scene, index: int, thing: Thing) -> Scene:
+    return replace(scene, things=(*scene.things[:index], thing, *scene.things[index + 1 :]))
+
+
+def _unused(scene: Scene) -> list[str]:
+    return [c for c in COLOURS if c not in scene.background.colours and all(t.colour != c for t in scene.things)]
+
+
+def _named(thing: Thing, scene: Scene, rng: random.Random) -> str:
+    alike = sum(t.shape == thing.shape for t in scene.things)
+    return f"the {thing.colour} {thing.shape}" if alike > 1 or rng.random() < 0.5 else f"the {thing.shape}"
+
+
+def _recolour(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
+    index, thing = _pick(scene, rng)
+    colour, name = rng.choice(_unused(scene)), _named(thing, scene, rng)
+    text = rng.choice((f"make {name} {colour}", f"change the color of {name} to {colour}"))
+    return scene, text, _with(scene, index, replace(thing, colour=colour))
+
+
+def _reshape(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
+    index, thing = _pick(scene, rng)
+    shape = rng.choice([s for s in SHAPES if s != thing.shape])
+    text = rng.choice((f"turn {_named(thing, scene, rng)} into a {shape}", f"replace {_named(thing, scene, rng)} with a {shape}"))
+    return scene, text, _with(scene, index, replace(thing, shape=shape))
+
+
+def _backdrop(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
+    taken = (*scene.background.colours, *(t.colour for t in scene.things))
+    background = random_background(rng, plain_only=True, avoid=taken)
+    text = rng.choice((f"make the background {background.colours[0]}", f"change the background to {background.colours[0]}"))
+    return scene, text, replace(scene, background=background)
+
+
+def _move(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
+    thing = scene.things[0]
+    place = rng.choice([p for p in PLACES if p != scene.place])
+    x, y = (min(max(p, thing.half), 1 - thing.half) for p in PLACES[place])
+    goal = {"left": "to the left", "right": "to the right", "center": "to the center"}.get(place, f"to the {place}")
+    return scene, f"move {_named(thing, scene, rng)} {goal}", replace(_with(scene, 0, replace(thing, x=x, y=y)), place=place)
+
+
+def _resize(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
+    thing = scene.things[0]
+    size = rng.choice([s for s in SIZES if s != thing.size])
+    half = SIZES[size]
+    x, y = (min(max(p, half), 1 - half) for p in (thing.x, thing.y))
+    return scene, f"make {_named(thing, scene, rng)} {size}", _with(scene, 0, replace(thing, size=size, half=half, x=x, y=y))
+
+
+def _remove(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
+    index, thing = _pick(scene, rng)
+    rest = tuple(t for i, t in enumerate(scene.things) if i != index)
+    return scene, f"remove {_named(thing, scene, rng)}", Scene(scene.background, rest)
+
+
+def _add(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
+    colour = rng.choice(_unused(scene))
+    old = scene.things[0]
+    scene = replace(scene, things=(replace(random_thing(rng, [old.colour], (0.27, 0.5), "medium"), shape=old.shape),), place="left")
+    new = random_thing(rng, [colour], (0.74, 0.5), "medium")
+    text = f"add a {new.colour} {new.shape} on the right"
+    return scene, text, Scene(scene.background, (scene.things[0], new), relation="left of")
+
+
+_EDITS = {"recolour": _recolour, "shape": _reshape, "background": _backdrop, "move": _move, "resize": _resize,
+          "remove": _remove, "add": _add}  # fmt: skip
