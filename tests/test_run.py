@@ -1,9 +1,14 @@
 """bulk/run.py: every row ends as an image or a listed failure, and a run that was stopped can be gone on with."""
 
+import hashlib
 import json
 import os
+import random
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,3 +169,40 @@ def test_past_the_grace_time_everything_is_aborted(tmp_path: Path) -> None:
     result = bulk(tmp_path, PROMPTS, generator, grace_s=0.1)
     assert result.exit_status == 128 + signal.SIGTERM
     assert names(tmp_path) == []
+
+
+_KILLED_RUN = """
+import sys
+from pathlib import Path
+from fake_generator import FakeGenerator
+from interlace.bulk.plan import RunOptions
+from interlace.bulk.rows import Rows
+from interlace.bulk.run import run_bulk
+from interlace.bulk.sink import ModelId, Sink
+from interlace.request import SamplingParams
+rows = Rows.from_prompts([f"prompt {n}" for n in range(400)], SamplingParams())
+with Sink(Path(sys.argv[1])) as sink:
+    print("started", flush=True)
+    run_bulk(rows, sink, RunOptions(model=ModelId(model="fake")), FakeGenerator)
+"""
+
+
+def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    script = tmp_path / "run.py"
+    script.write_text(_KILLED_RUN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(script), str(tmp_path / "out")]
+    for _ in range(6):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        time.sleep(chance.uniform(0.0, 0.15))
+        process.kill()
+        process.communicate()
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    assert names(tmp_path / "out") == [f"{number:06d}.png" for number in range(400)]
+    for record in read_manifest(tmp_path / "out"):
+        data = (tmp_path / "out" / record["file"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == record["sha256"]
+    assert not list((tmp_path / "out").glob(".tmp-*"))
