@@ -2,6 +2,7 @@
 
 import os
 
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see interlace/cli.py
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -78,6 +78,7 @@ class _Run:
         self.view = ProgressView(tally, generator.mean_rows)
 
     def execute(self, jobs: Iterator[Job]) -> None:
+        self.tally.started = time.perf_counter()
         with self._writers, self.view, self._signals():
             for job in jobs:
                 if not self._take_slot():
