@@ -20,7 +20,7 @@ PLACES = {
 }  # fmt: skip
 RELATIONS = ("left of", "right of", "above", "below", "inside", "behind")
 PATTERNS = ("plain", "gradient", "striped", "checked")
-_SUPERSAMPLING = 4
+_SUPERSAMPLING = 3
 
 
 @dataclass(frozen=True)

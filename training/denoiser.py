@@ -1,0 +1,174 @@
+"""Trains the demo model's transformer together with its text encoders: flow matching on the latents of scenes and edits."""
+
+import argparse
+import pickle
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from training.captions import caption
+from training.common import Average, Budget, learning_rate, load_checkpoint, log_line, save_checkpoint
+from training.vae import LATENT_CHANNELS
+from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
+
+WIDTH = 192
+CAPTION_DROPOUT = 0.1
+EDIT_SHARE = 0.25
+
+
+class Model(nn.Module):
+    """The trained parts, as they stand in the pipeline."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.text_encoder = clip_encoder(vocab_size)
+        self.text_encoder_2 = t5_encoder(vocab_size)
+        self.transformer = FluxTransformer2DModel(
+            patch_size=1, in_channels=4 * LATENT_CHANNELS, num_layers=2, num_single_layers=4, attention_head_dim=32,
+            num_attention_heads=WIDTH // 32, joint_attention_dim=128, pooled_projection_dim=64, guidance_embeds=False,
+            axes_dims_rope=(8, 12, 12),
+        )  # fmt: skip
+
+    def forward(
+        self, tokens: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Velocity for packed `noisy` latents [rows, tokens, channels]; `condition` are the clean latents of an edit."""
+        height, width, packed = _pack(noisy)
+        image_ids = FluxPipeline._prepare_latent_image_ids(1, height, width, noisy.device, noisy.dtype)
+        hidden = packed
+        if condition is not None:
+            hidden = torch.cat([packed, _pack(condition)[2]], dim=1)
+            marked = image_ids.clone()
+            marked[:, 0] = 1
+            image_ids = torch.cat([image_ids, marked])
+        output = self.transformer(
+            hidden_states=hidden,
+            timestep=sigmas,
+            pooled_projections=self.text_encoder(tokens).pooler_output,
+            encoder_hidden_states=self.text_encoder_2(tokens)[0],
+            txt_ids=torch.zeros(tokens.shape[1], 3),
+            img_ids=image_ids,
+            return_dict=False,
+        )[0]
+        return output[:, : packed.shape[1]]
+
+
+def _pack(latents: torch.Tensor) -> tuple[int, int, torch.Tensor]:
+    rows, channels, height, width = latents.shape
+    return height // 2, width // 2, FluxPipeline._pack_latents(latents, rows, channels, height, width)
+
+
+class Shards:
+    """The latents on disk. New shards are noticed while the training runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._shards = folder, dict[str, dict[str, Any]]()
+        self.mean, self.std = 0.0, 1.0
+
+    def refresh(self) -> None:
+        """Read what is new; the first shard fixes the latents' mean and standard deviation."""
+        for path in sorted(self._folder.glob("*.pt")):
+            if path.name not in self._shards:
+                shard = torch.load(path, weights_only=False)
+                shard["scenes"] = pickle.loads(shard["scenes"])
+                shard["single"] = [i for i, scene in enumerate(shard["scenes"]) if len(scene.things) == 1]
+                if not self._shards:
+                    self.mean, self.std = float(shard["latents"].float().mean()), float(shard["latents"].float().std())
+                self._shards[path.name] = shard
+
+    def batch(self, rng: random.Random, count: int, progress: float) -> tuple[list[str], torch.Tensor, torch.Tensor | None]:
+        """Texts, latents and, for edits, the latents before; single things and no edits to begin with."""
+        shard = self._shards[rng.choice(sorted(self._shards))]
+        small = count * 256 // shard["latents"][0, 0].numel()
+        if progress > 0.12 and rng.random() < EDIT_SHARE:
+            picks = [rng.randrange(len(shard["instructions"])) for _ in range(max(small * 3 // 4, 8))]
+            return [shard["instructions"][i] for i in picks], self._scale(shard["after"][picks]), self._scale(shard["before"][picks])
+        if progress < 0.06:
+            picks = [rng.choice(shard["single"]) for _ in range(max(small, 8))]
+        else:
+            picks = [rng.randrange(len(shard["scenes"])) for _ in range(max(small, 8))]
+        return [caption(shard["scenes"][i], rng) for i in picks], self._scale(shard["latents"][picks]), None
+
+    def _scale(self, latents: torch.Tensor) -> torch.Tensor:
+        return (latents.float() - self.mean) / self.std
+
+
+def loss_of(model: Model, words: PreTrainedTokenizerFast, batch: Any, rng: random.Random) -> torch.Tensor:
+    """Flow matching: at x = (1 - s) data + s noise the target is noise - data; s is logit-normal."""
+    texts, latents, condition = batch
+    texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in texts]
+    tokens = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    noise = torch.randn_like(latents)
+    sigmas = torch.sigmoid(torch.randn(len(latents)))
+    noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
+    return (model(tokens, noisy, sigmas, condition) - _pack(noise - latents)[2]).square().mean()
+
+
+def train(folder: Path, latents: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int) -> None:
+    """Train or resume in `folder`; checkpoint.pt holds all that is needed to go on and to export."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    words = tokenizer()
+    model, shards = Model(len(words)), Shards(latents)
+    shards.refresh()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    average, step, done = Average(model, 0.999), 0, 0.0
+    if state := load_checkpoint(folder / "checkpoint.pt"):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values, step, done = state["average"], state["step"], state["progress"]
+        shards.mean, shards.std = state["mean"], state["std"]
+    budget, start, total, samples = Budget(num_steps, minutes, done=done), time.monotonic(), 0.0, 0
+    while (progress := budget.progress(step)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(progress, peak)
+        rng = random.Random(seed * 10**9 + step)
+        chosen = shards.batch(rng, batch, progress)
+        loss = loss_of(model, words, chosen, rng)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step, total, samples = step + 1, total + loss.item(), samples + len(chosen[0])
+        average.update(model, step)
+        if step % 100 == 0:
+            seconds = time.monotonic() - start
+            log_line(folder / "log.jsonl", step=step, progress=progress, loss=total / 100, samples=samples, seconds=seconds)
+            total = 0.0
+            shards.refresh()
+        if step % 300 == 0:
+            _save(folder, model, optimizer, average, step, progress, shards)
+    _save(folder, model, optimizer, average, step, 1.0, shards)
+
+
+def _save(folder: Path, model: Model, optimizer: Any, average: Average, step: int, progress: float, shards: Shards) -> None:
+    save_checkpoint(
+        folder / "checkpoint.pt", model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values,
+        step=step, progress=progress, mean=shards.mean, std=shards.std,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("out/training/denoiser"))
+    parser.add_argument("--latents", type=Path, default=Path("out/training/latents"))
+    parser.add_argument("--minutes", type=float, help="train (on) for this long instead of --num-steps")
+    parser.add_argument("--num-steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=32, help="pictures of 128x128 in a batch")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    train(args.folder, args.latents, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch,
+          peak=args.learning_rate, seed=args.seed)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

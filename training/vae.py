@@ -1,0 +1,120 @@
+"""Trains the demo model's autoencoder on crops of scenes: 8x smaller, 8 latent channels, flat colours and sharp edges."""
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from training.common import Average, Budget, learning_rate, load_checkpoint, log_line, save_checkpoint
+from training.scenes import random_scene, render
+
+CROP = 64
+LATENT_CHANNELS = 8
+
+
+def build() -> AutoencoderKL:
+    """The autoencoder, untrained."""
+    return AutoencoderKL(
+        block_out_channels=(8, 16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=4,
+        sample_size=128,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
+    """[n, 3, height, width] in [-1, 1] from pictures of one size."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def crops(rng: random.Random, count: int) -> torch.Tensor:
+    """`count` crops of scenes of many sizes, a few from each scene."""
+    found: list[np.ndarray] = []
+    while len(found) < count:
+        picture = np.asarray(render(random_scene(rng), *(rng.randrange(64, 129, 16) for _ in range(2))))
+        for _ in range(4):
+            top, left = (rng.randrange(0, n - CROP + 1, 8) for n in picture.shape[:2])
+            found.append(picture[top : top + CROP, left : left + CROP])
+    return to_tensor(found[:count]).contiguous(memory_format=torch.channels_last)
+
+
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute and squared error, and the error of the edges."""
+    edges = sum(F.l1_loss(output.diff(dim=d), target.diff(dim=d)) for d in (2, 3))
+    return F.l1_loss(output, target) + 2 * F.mse_loss(output, target) + 0.5 * edges
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, count: int = 32, seed: int = 10**9) -> float:
+    """Mean PSNR in dB of 128x128 held-out scenes."""
+    rng = random.Random(seed)
+    pictures = to_tensor([np.asarray(render(random_scene(rng))) for _ in range(count)])
+    errors = (vae.decode(vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1) - pictures).square().mean((1, 2, 3))
+    return float((10 * torch.log10(4 / errors)).mean())
+
+
+def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int) -> None:
+    """Train or resume in `folder`; writes checkpoint.pt, log.jsonl and, at the end, the model in diffusers' format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    vae = build().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=1e-4)
+    average, step, done = Average(vae, 0.998), 0, 0.0
+    if state := load_checkpoint(folder / "checkpoint.pt"):
+        vae.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values, step, done = state["average"], state["step"], state["progress"]
+    budget, start, total = Budget(num_steps, minutes, done=done), time.monotonic(), 0.0
+    while (progress := budget.progress(step)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(progress, peak)
+        pictures = crops(random.Random(seed * 10**9 + step), batch)
+        posterior = vae.encode(pictures).latent_dist
+        latents = posterior.mode() + 0.03 * torch.randn_like(posterior.mean)
+        loss = reconstruction_loss(vae.decode(latents).sample, pictures) + 1e-3 * posterior.mean.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        step, total = step + 1, total + loss.item()
+        average.update(vae, step)
+        if step % 200 == 0:
+            seconds = time.monotonic() - start
+            log_line(folder / "log.jsonl", step=step, progress=progress, loss=total / 200, psnr=psnr(vae, 8), seconds=seconds)
+            total = 0.0
+            save_checkpoint(folder / "checkpoint.pt", model=vae.state_dict(), optimizer=optimizer.state_dict(),
+                            average=average.values, step=step, progress=progress)  # fmt: skip
+    average.copy_to(vae)
+    vae.eval().to(memory_format=torch.contiguous_format).save_pretrained(folder / "model")
+    log_line(folder / "log.jsonl", step=step, psnr=psnr(vae))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("out/training/vae"))
+    parser.add_argument("--minutes", type=float, help="train for this long instead of --num-steps")
+    parser.add_argument("--num-steps", type=int, default=5000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    train(args.folder, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch, peak=args.learning_rate, seed=args.seed)
+
+
+if __name__ == "__main__":
+    main()
