@@ -137,6 +137,8 @@ def t2i(
         from interlace.bulk.generator import OmniGenerator
 
         print(f"loading {model_name}", file=sys.stderr)
+        if not sys.stderr.isatty():
+            _without_bars()
         places = {"device": device, "local_files_only": local_files_only}
         names = {"dtype": torch_dtype, "variant": variant, "revision": revision}
         return OmniGenerator(Omni(model_name, **places, **names, **asdict(engine)))
@@ -249,6 +251,15 @@ def run(arguments: Sequence[str]) -> int:
             raise
         words = f"unexpected {type(error).__name__}: {error}"
         return _complain(f"{words}\n(INTERLACE_TRACEBACK=1 shows where)", SOME_FAILED)
+
+
+def _without_bars() -> None:
+    """Loading bars of the libraries below are for terminals; in a log they are noise."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
 
 
 def _complain(text: str, status: int) -> int:
