@@ -80,3 +80,24 @@ def finish(pipeline: DiffusionPipeline) -> DiffusionPipeline:
             randomise_zero_parameters(component)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def variations(
+    *extras: dict[str, Any], sizes: tuple[tuple[int, int], ...] = ((32, 32), (48, 32)), **common: Any
+) -> list[dict[str, Any]]:
+    """A request for each of `extras`, with its own prompt, seed, steps and size (height, width); None drops one."""
+    requests = []
+    for number, extra in enumerate(extras):
+        height, width = sizes[number % len(sizes)]
+        request = {
+            "prompt": PROMPTS[number],
+            "height": height,
+            "width": width,
+            "num_inference_steps": (3, 2, 4, 3, 5, 2)[number],
+            "generator": generator(100 + number),
+            "output_type": "np",
+            **common,
+            **extra,
+        }
+        requests.append({name: value for name, value in request.items() if value is not None})
+    return requests

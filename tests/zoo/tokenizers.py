@@ -7,49 +7,10 @@ from transformers import PreTrainedTokenizerFast
 
 from .family import PROMPTS
 
-_WORDS = [
-    "the",
-    "and",
-    "with",
-    "of",
-    "photo",
-    "painting",
-    "picture",
-    "sky",
-    "sea",
-    "sun",
-    "moon",
-    "blue",
-    "red",
-    "green",
-    "yellow",
-    "white",
-    "black",
-    "dog",
-    "house",
-    "city",
-    "car",
-    "blurry",
-    "ugly",
-    "low",
-    "quality",
-    "bad",
-    "dark",
-    "noisy",
-    "make",
-    "it",
-    "add",
-    "remove",
-    "turn",
-    "into",
-    "more",
-    "less",
-    "a",
-    "an",
-    "at",
-    "in",
-    "on",
-]
+_WORDS = (
+    "the and with of photo painting picture sky sea sun moon blue red green yellow white black dog house city car",
+    "blurry ugly low quality bad dark noisy make it add remove turn into more less a an at in on",
+)
 
 QWEN_SPECIAL = (
     "<|endoftext|>",
