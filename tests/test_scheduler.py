@@ -6,8 +6,10 @@ from interlace.config import EngineConfig
 from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler, Waiting
 
 
-def call(name: str, signature: Hashable = "a", *, stage: int = DENOISE, rows: int = 1, priority: int = 0) -> Pending:
-    return Pending(name, signature, stage, rows, rows * 64, int(name), priority)
+def call(
+    name: str, signature: Hashable = "a", *, stage: int = DENOISE, rows: int = 1, priority: int = 0, module: str = "unet"
+) -> Pending:
+    return Pending(name, module, signature, stage, rows, rows * 64, int(name), priority)
 
 
 def names(group: list[Pending]) -> list[str]:
@@ -73,3 +75,15 @@ def test_a_wave_waits_for_company_and_no_longer_than_told() -> None:
     assert abs(wait - 0.015) < 1e-9
     assert scheduler.admit([waiting(0, since=1.0)], 0, 1.021) == (["0"], 0.0)
     assert scheduler.admit([waiting(0, since=1.0), waiting(1, since=1.001)], 0, 1.002) == (["0", "1"], 0.0)
+
+
+def test_in_a_loop_of_two_modules_those_one_call_behind_catch_up_and_then_share() -> None:
+    scheduler = Scheduler(EngineConfig())
+    controls = [call(name, name, module="controlnet") for name in "123"]  # three that can't share, then one that can
+    ran = []
+    pending = {control.request_id: control for control in controls}
+    for _ in range(4):
+        group = scheduler.next_forward(pending.values(), {})
+        ran.append(names(group))
+        pending |= {done.request_id: call(done.request_id, "a") for done in group}
+    assert ran == [["1"], ["2"], ["3"], ["1", "2", "3"]]

@@ -14,18 +14,20 @@ from training.common import Average, Budget, learning_rate, load_checkpoint, log
 from training.scenes import random_scene, render
 
 CROP = 64
-LATENT_CHANNELS = 8
+LATENT_CHANNELS = 12
+PAIRS = 8  # channels that carry colours and a constant through the untrained autoencoder
+REFERENCE = 4.0
 
 
 def build() -> AutoencoderKL:
-    """The autoencoder, untrained."""
-    return AutoencoderKL(
-        block_out_channels=(8, 16, 32, 64),
+    """The autoencoder, untrained. One norm group (smaller ones would forget absolute colours); residuals start at zero."""
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32, 64, 64),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=4,
+        norm_num_groups=1,
         sample_size=128,
         use_quant_conv=False,
         use_post_quant_conv=False,
@@ -33,6 +35,52 @@ def build() -> AutoencoderKL:
         scaling_factor=1.0,
         shift_factor=0.0,
     )
+    _start_as_averages(vae)
+    return vae
+
+
+@torch.no_grad()
+def _start_as_averages(vae: AutoencoderKL) -> None:
+    """Weights with which the first latent channels are the mean colours of 8x8 pixels, and decoding repeats them.
+
+    Colours travel as pairs (v, -v) beside a large constant pair, so that norms keep them (silu(v) - silu(-v) = v).
+    Everything else starts small: residuals add nothing at first. Training takes it from there in minutes, not hours.
+    """
+    for name, module in vae.named_modules():
+        if not isinstance(module, torch.nn.Conv2d):
+            continue
+        if name.endswith(".conv2"):
+            module.weight.zero_()
+            module.bias.zero_()
+        elif "samplers" in name or name.endswith("conv_shortcut"):
+            _carry(module, average="downsamplers" in name)
+    for part in (vae.encoder, vae.decoder):
+        part.conv_in.weight[:PAIRS] = 0
+        part.conv_in.bias[:PAIRS] = 0
+        part.conv_in.bias[6:PAIRS] = torch.tensor([REFERENCE, -REFERENCE])
+        middle = part.conv_in.weight.shape[-1] // 2
+        part.conv_out.weight[:3] = 0
+        part.conv_out.bias[:3] = 0
+        part.conv_out.weight[3:LATENT_CHANNELS] *= 0.5
+        groups = part.conv_norm_out.num_channels / PAIRS
+        std = (2 * REFERENCE**2 / PAIRS + 0.25) ** 0.5 / groups**0.5  # of the normed values, about
+        for colour in range(3):
+            for sign in (0, 1):
+                part.conv_in.weight[2 * colour + sign, colour, middle, middle] = 1 - 2 * sign
+                part.conv_out.weight[colour, 2 * colour + sign, 1, 1] = std * (1 - 2 * sign)
+
+
+def _carry(conv: torch.nn.Conv2d, *, average: bool) -> None:
+    """The first channels pass unchanged (or averaged over 2x2); the others start small and mixed."""
+    conv.weight[PAIRS:] *= 0.5
+    conv.weight[:PAIRS] = 0
+    conv.bias[:PAIRS] = 0
+    size = conv.weight.shape[-1]
+    for channel in range(PAIRS):
+        if average:
+            conv.weight[channel, channel, :2, :2] = 0.25
+        else:
+            conv.weight[channel, channel, size // 2, size // 2] = 1
 
 
 def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
@@ -44,8 +92,8 @@ def crops(rng: random.Random, count: int) -> torch.Tensor:
     """`count` crops of scenes of many sizes, a few from each scene."""
     found: list[np.ndarray] = []
     while len(found) < count:
-        picture = np.asarray(render(random_scene(rng), *(rng.randrange(64, 129, 16) for _ in range(2))))
-        for _ in range(4):
+        picture = np.asarray(render(random_scene(rng), *(rng.randrange(64, 97, 16) for _ in range(2))))
+        for _ in range(2):
             top, left = (rng.randrange(0, n - CROP + 1, 8) for n in picture.shape[:2])
             found.append(picture[top : top + CROP, left : left + CROP])
     return to_tensor(found[:count]).contiguous(memory_format=torch.channels_last)
@@ -71,7 +119,7 @@ def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, pe
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     vae = build().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     average, step, done = Average(vae, 0.998), 0, 0.0
     if state := load_checkpoint(folder / "checkpoint.pt"):
         vae.load_state_dict(state["model"])
@@ -91,9 +139,9 @@ def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, pe
         optimizer.step()
         step, total = step + 1, total + loss.item()
         average.update(vae, step)
-        if step % 200 == 0:
+        if step % 100 == 0:
             seconds = time.monotonic() - start
-            log_line(folder / "log.jsonl", step=step, progress=progress, loss=total / 200, psnr=psnr(vae, 8), seconds=seconds)
+            log_line(folder / "log.jsonl", step=step, progress=progress, loss=total / 100, psnr=psnr(vae, 8), seconds=seconds)
             total = 0.0
             save_checkpoint(folder / "checkpoint.pt", model=vae.state_dict(), optimizer=optimizer.state_dict(),
                             average=average.values, step=step, progress=progress)  # fmt: skip
@@ -108,7 +156,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="train for this long instead of --num-steps")
     parser.add_argument("--num-steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -167,7 +167,7 @@ class EngineCore:
     def _describe(self, ticket: Ticket, call: ModuleCall) -> Pending:
         signature = call.signature if self.executor.fusable(call) else None
         stage = stage_of(call.target.component, call.target.method)
-        return Pending(ticket.request_id, signature, stage, call.rows, call.tokens, ticket.order, ticket.priority)
+        return Pending(ticket.request_id, call.target.label, signature, stage, call.rows, call.tokens, ticket.order, ticket.priority)
 
     def _finish(self, ticket: Ticket, said: Finished) -> None:
         error = said.error
@@ -187,6 +187,7 @@ class EngineCore:
     def _settle(self, ticket: Ticket, value: Any, error: BaseException | None) -> None:
         self._running.pop(ticket.request_id, None)
         self._waiting.pop(ticket.request_id, None)
+        self._scheduler.forget(ticket.request_id)
         ticket.metrics.total_s = monotonic() - ticket.submitted
         ticket.call = ticket.pending = ticket.strand = None
         outcome = "ok" if error is None else "aborted" if isinstance(error, AbortedError) else "error"

@@ -1,0 +1,85 @@
+"""Every pipeline of the zoo: requests that differ in everything, batched through the engine, equal stock ones run alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from interlace import Engine
+from tests.zoo import FAMILIES
+
+TOLERANCE = 1e-4  # max abs difference in float32, on outputs in [0, 1]
+
+
+def arrays(output: Any) -> list[np.ndarray[Any, Any]]:
+    """Whatever a pipeline returns, as arrays to compare."""
+    if isinstance(output, BaseException):
+        raise output
+    if isinstance(output, torch.Tensor):
+        return [output.float().numpy()]
+    if isinstance(output, np.ndarray):
+        return [output]
+    if isinstance(output, (list, tuple)):
+        return [array for item in output for array in arrays(item)]
+    if hasattr(output, "to_tuple"):
+        return arrays(output.to_tuple())
+    if hasattr(output, "__dict__"):
+        return arrays(list(vars(output).values()))
+    return [np.asarray(output)] if not isinstance(output, (str, type(None))) else []
+
+
+def difference(one: Any, other: Any) -> float:
+    pairs = zip(arrays(one), arrays(other), strict=True)
+    return max(float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) for a, b in pairs)
+
+
+def stock(pipeline: DiffusionPipeline, kwargs: dict[str, Any]) -> Any:
+    """The pipeline alone, with torch's own generator as the engine gives it to a request."""
+    generator = kwargs.get("generator")
+    first = generator[0] if isinstance(generator, list) else generator
+    torch.manual_seed(first.initial_seed() if first is not None else 0)
+    return pipeline(**kwargs)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_batched_equals_alone(name: str) -> None:
+    family = FAMILIES[name]
+    pipeline = family.build()
+    alone = [stock(pipeline, kwargs) for kwargs in family.requests()]
+    with Engine(pipeline) as engine:
+        first = engine.map(family.requests()[:1])[0]
+        solo = dict(engine.stats()["forwards"])
+        assert difference(first, alone[0]) == 0, "alone: to the last bit"
+        batched = engine.map(family.requests())
+        engine.map(family.requests())  # every kind is verified by now
+        before = dict(engine.stats()["forwards"])
+        again = engine.map(family.requests())
+        after = engine.stats()
+    for expected, result, repeated in zip(alone, batched, again, strict=True):
+        assert difference(result, expected) < TOLERANCE
+        assert difference(repeated, expected) < TOLERANCE
+    assert max(difference(one, alone[0]) for one in alone[1:] if len(arrays(one)) == len(arrays(alone[0])) and arrays(one)[0].shape == arrays(alone[0])[0].shape) > 10 * TOLERANCE
+    assert solo
+    if family.shares:
+        for denoiser in family.denoisers:
+            forwards = after["forwards"][denoiser] - before[denoiser]
+            assert forwards < _calls_alone(pipeline, family, denoiser), after["unfused"]
+
+
+def _calls_alone(pipeline: DiffusionPipeline, family: Any, denoiser: str) -> int:
+    """Forwards of a denoiser when the requests run one after the other."""
+    count = 0
+
+    def add(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    handle = getattr(pipeline, denoiser).register_forward_hook(add)
+    try:
+        for kwargs in family.requests():
+            stock(pipeline, kwargs)
+    finally:
+        handle.remove()
+    return count
