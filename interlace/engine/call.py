@@ -15,7 +15,16 @@ import numpy as np
 import torch
 
 from interlace.engine.tree import Skeleton, flatten, is_atom
-from interlace.models.rules import PACKED_ARGUMENTS, ROW_DIMS, ROW_MULTIPLES, SHARED_ARGUMENTS
+from interlace.models.rules import (
+    OPTIONAL_MASKS,
+    PACKED_ARGUMENTS,
+    RAGGED_ITEMS,
+    ROW_DIMS,
+    ROW_MULTIPLES,
+    SHARED_ARGUMENTS,
+    TEXT_BUCKET,
+    TEXT_MASKS,
+)
 
 
 class Role(IntEnum):
@@ -24,6 +33,7 @@ class Role(IntEnum):
     ROWS = 0  # rows along `dim`, `multiple` entries a row: concatenated
     SCALAR = 1  # one number for all rows, [] or [1] or [rows]: expanded to rows, then concatenated
     ITEMS = 2  # a list with one item a row: joined
+    MASK = 5  # the text's mask, or None where nothing is masked: made up where texts of other lengths join
     PACKED = 3  # entries of all rows one after the other, any number a row: concatenated
     SHARED = 4  # equal by value or the calls can't share
 
@@ -35,6 +45,15 @@ class Leaf(NamedTuple):
     role: Role
     dim: int = 0
     multiple: int = 1
+    padded: bool = False  # its second dimension is text tokens, padded to the longest
+
+
+class Texts(NamedTuple):
+    """The text of a call that can be padded: which argument it is, its mask's name, and how many tokens it has."""
+
+    name: str
+    mask: str
+    length: int
 
 
 class UnfusableError(Exception):
@@ -67,11 +86,12 @@ class ModuleCall:
     """The call `target(*args, **kwargs)`, analysed.
 
     `rows` is the number of independent samples along the batch dimension; `tokens` the positions that they hold
-    together. `signature` is None when the call can't be shared, and `unfusable` says why.
+    together. `signature` is None when the call can't be shared, and `unfusable` says why; calls with texts of other
+    lengths have the same `signature` and, where that matters, another `strict_signature`.
     """
 
-    __slots__ = ("ambient", "args", "kwargs", "kind", "layout", "leaves", "rows", "signature", "skeleton", "target",
-                 "tokens", "unfusable")  # fmt: skip
+    __slots__ = ("ambient", "args", "kwargs", "kind", "lengths", "layout", "leaves", "rows", "signature", "skeleton",
+                 "target", "texts", "tokens", "unfusable")  # fmt: skip
 
     def __init__(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], ambient: Hashable) -> None:
         self.target, self.args, self.kwargs, self.ambient = target, args, kwargs, ambient
@@ -81,6 +101,8 @@ class ModuleCall:
         self.skeleton: Skeleton = None
         self.kind: Hashable = None
         self.signature: Hashable = None
+        self.texts: Texts | None = None
+        self.lengths: Hashable = None  # of the texts that may differ within a signature
         self.unfusable = ""
         try:
             self._analyse()
@@ -114,6 +136,8 @@ class ModuleCall:
             raise UnfusableError("no rows")
         layout, signature, skeletons = [], [], []
         class_name = type(self.target.module).__name__
+        self.texts = _texts(class_name, named, self.rows)
+        self.lengths = self.texts and self.texts.length
         for name, value in named.items():
             start = len(self.leaves)
             skeletons.append((name, flatten(value, self.leaves, self.stop)))
@@ -129,7 +153,15 @@ class ModuleCall:
     def _describe(self, class_name: str, name: str, leaf: Any, named: dict[str, Any]) -> tuple[Leaf, Hashable]:
         """The role of one leaf, and what of it must be equal for two calls to share."""
         if isinstance(leaf, list):
-            return Leaf(name, Role.ITEMS), tuple(sorted({_item_key(item) for item in leaf}))
+            if name in RAGGED_ITEMS:
+                self.lengths = (self.lengths, tuple(item.shape[0] for item in leaf))
+            ragged = 1 if name in RAGGED_ITEMS else 0
+            return Leaf(name, Role.ITEMS), tuple(sorted({_item_key(item, ragged) for item in leaf}))
+        if self.texts is not None and name == self.texts.mask:
+            return Leaf(name, Role.MASK), None
+        if self.texts is not None and name == self.texts.name:
+            key = _tensor_key(leaf, (-(-self.texts.length // TEXT_BUCKET), *leaf.shape[2:]))
+            return Leaf(name, Role.ROWS, padded=True), key
         if not isinstance(leaf, torch.Tensor):
             return Leaf(name, Role.SHARED), _constant_key(name, leaf)
         role = self._role(class_name, name, leaf, named)
@@ -191,8 +223,24 @@ def _tensor_key(tensor: torch.Tensor, shape: Any) -> Hashable:
     return tensor.dtype, tensor.device, tuple(shape), tensor.requires_grad
 
 
-def _item_key(item: torch.Tensor | None) -> str:
-    return "" if item is None else repr(_tensor_key(item, item.shape))
+def _item_key(item: torch.Tensor | None, ragged: int) -> str:
+    return "" if item is None else repr(_tensor_key(item, item.shape[ragged:]))
+
+
+def _texts(class_name: str, named: dict[str, Any], rows: int) -> Texts | None:
+    """The argument that can be padded together with its mask, if there is one."""
+    for name, masks in TEXT_MASKS.items():
+        text = named.get(name)
+        if not isinstance(text, torch.Tensor) or text.ndim < 2 or text.shape[0] != rows:
+            continue
+        for mask in masks:
+            if mask not in named:
+                continue
+            given = named[mask]
+            fits = isinstance(given, torch.Tensor) and given.shape == text.shape[:2]
+            if fits or (given is None and OPTIONAL_MASKS.get(class_name) == mask):
+                return Texts(name, mask, text.shape[1])
+    return None
 
 
 def _constant_key(name: str, value: Any) -> Hashable:

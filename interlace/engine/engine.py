@@ -165,9 +165,8 @@ class EngineCore:
         )
 
     def _describe(self, ticket: Ticket, call: ModuleCall) -> Pending:
-        signature = call.signature if self.executor.fusable(call) else None
         stage = stage_of(call.target.component, call.target.method)
-        return Pending(ticket.request_id, call.target.label, signature, stage, call.rows, call.tokens, ticket.order, ticket.priority)
+        return Pending(ticket.request_id, call.target.label, self.executor.signature(call), stage, call.rows, call.tokens, ticket.order, ticket.priority)
 
     def _finish(self, ticket: Ticket, said: Finished) -> None:
         error = said.error

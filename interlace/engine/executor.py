@@ -55,12 +55,14 @@ class Executor:
         self.row_limits: dict[Hashable, int] = {}  # signature -> most rows that a forward could hold
         self.stats = ExecutorStats()
 
-    def fusable(self, call: ModuleCall) -> bool:
-        """False when the call's kind can't be shared or was found to give wrong results when shared."""
+    def signature(self, call: ModuleCall) -> Hashable:
+        """What must be equal for calls to share; None when this one can't or was found to give wrong results shared."""
         if call.unfusable:
             self._note(call, call.unfusable)
-            return False
-        return call.kind not in self._refused
+            return None
+        if (call.kind, False) in self._refused:
+            return None
+        return (call.signature, call.lengths) if (call.kind, True) in self._refused else call.signature
 
     def run(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient]) -> list[Outcome]:
         """One outcome a call, in order. `ambients[i]` is the torch state of the strand that made call i."""
@@ -143,15 +145,12 @@ class Executor:
         elif not problem:
             self._proven.setdefault(_kind(calls), set()).update(news)
         else:
-            self._refuse(calls[0], problem)
+            self._refused.add((calls[0].kind, _padded(calls)))
+            self._note(calls[0], f"{problem} with texts of different lengths" if _padded(calls) else problem)
         if problem or not outcomes:
             rest = {i: self._alone(calls[i], ambients[i]) for i in range(len(calls)) if i not in alone}
             return [(alone | rest)[i] for i in range(len(calls))]
         return [alone.get(i, outcome) for i, outcome in enumerate(outcomes)]
-
-    def _refuse(self, call: ModuleCall, reason: str) -> None:
-        self._refused.add(call.kind)
-        self._note(call, reason)
 
     def _note(self, call: ModuleCall, reason: str) -> None:
         label = f"{call.target.label} ({type(call.target.module).__name__})"
@@ -167,5 +166,9 @@ class Executor:
 
 
 def _kind(calls: Sequence[ModuleCall]) -> Hashable:
-    """What has to be verified once: the calls' kind, and how many rows each of them brings."""
-    return calls[0].kind, frozenset(call.rows for call in calls)
+    """What has to be verified once: the calls' kind, how many rows each of them brings, and whether texts are padded."""
+    return calls[0].kind, frozenset(call.rows for call in calls), _padded(calls)
+
+
+def _padded(calls: Sequence[ModuleCall]) -> bool:
+    return any(call.lengths != calls[0].lengths for call in calls)

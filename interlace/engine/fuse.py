@@ -17,9 +17,8 @@ class CannotSplitError(Exception):
 def fuse(calls: Sequence[ModuleCall]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of one call whose rows are the rows of `calls`, in their order. Signatures must be equal."""
     first = calls[0]
-    rows = [call.rows for call in calls]
     fused = iter(
-        [_join(leaf, column, rows) for leaf, column in zip(first.layout, zip(*(c.leaves for c in calls), strict=True), strict=True)]
+        [_join(leaf, column, calls) for leaf, column in zip(first.layout, zip(*(c.leaves for c in calls), strict=True), strict=True)]
     )
     names = first.target.names[: len(first.args)]
     args = tuple(rebuild(value, fused, first.stop) for value in first.args)
@@ -27,14 +26,42 @@ def fuse(calls: Sequence[ModuleCall]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 
-def _join(leaf: Leaf, column: tuple[Any, ...], rows: Sequence[int]) -> Any:
+def _join(leaf: Leaf, column: tuple[Any, ...], calls: Sequence[ModuleCall]) -> Any:
     if leaf.role is Role.SHARED:
         return column[0]
+    if leaf.role is Role.MASK:
+        return _join_masks(column, calls)
+    if leaf.padded:
+        return torch.cat(_pad(column))
     if leaf.role is Role.ITEMS:
         return [item for items in column for item in items]
     if leaf.role is Role.SCALAR:
-        return torch.cat([value.expand(n) for value, n in zip(column, rows, strict=True)])
+        return torch.cat([value.expand(call.rows) for value, call in zip(column, calls, strict=True)])
     return torch.cat(column, dim=leaf.dim)
+
+
+def _pad(texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """[rows, tokens, ...] tensors with zeros behind, all as long as the longest."""
+    longest = max(text.shape[1] for text in texts)
+    return [
+        text if text.shape[1] == longest else torch.nn.functional.pad(text, (0, 0) * (text.ndim - 2) + (0, longest - text.shape[1]))
+        for text in texts
+    ]
+
+
+def _join_masks(masks: Sequence[torch.Tensor | None], calls: Sequence[ModuleCall]) -> torch.Tensor | None:
+    """The masks, padded; None when no call has one and no text is padded."""
+    texts = [call.texts for call in calls]
+    if all(mask is None for mask in masks) and len(set(texts)) == 1:
+        return None
+    given = next((mask for mask in masks if mask is not None), None)
+    dtype = torch.bool if given is None else given.dtype
+    device = next(leaf.device for leaf in calls[0].leaves if isinstance(leaf, torch.Tensor))
+    full = [
+        torch.ones(call.rows, call.texts.length, dtype=dtype, device=device) if mask is None and call.texts else mask
+        for mask, call in zip(masks, calls, strict=True)
+    ]
+    return torch.cat(_pad([mask.to(dtype) for mask in full if mask is not None]))
 
 
 def differing(calls: Sequence[ModuleCall], proven: Set[int] = frozenset()) -> frozenset[int]:
@@ -60,6 +87,8 @@ class _Splitter:
         self.rows = [call.rows for call in calls]
         self.total = sum(self.rows)
         self.has_items = any(leaf.role is Role.ITEMS for leaf in calls[0].layout)
+        texts = [call.texts for call in calls if call.texts is not None and call.texts.name == "input_ids"]
+        self.lengths = [text.length for text in texts]  # of encoded texts: the outputs are as long
 
     def stop(self, value: Any) -> bool:
         return self.has_items and type(value) is list and len(value) == self.total
@@ -73,7 +102,18 @@ class _Splitter:
         if leaf.shape[0] % self.total:
             raise CannotSplitError(f"an output of shape {tuple(leaf.shape)} has no dimension of {self.total} rows")
         multiple = leaf.shape[0] // self.total
-        return leaf.split([n * multiple for n in self.rows])
+        parts = leaf.split([n * multiple for n in self.rows])
+        if len(set(self.lengths)) < 2:
+            return parts
+        return [_trim(part, max(self.lengths), length) for part, length in zip(parts, self.lengths, strict=True)]
+
+
+def _trim(part: torch.Tensor, padded: int, length: int) -> torch.Tensor:
+    """Cut the text dimension, [rows, tokens], [rows, tokens, channels] or [rows, heads, tokens, channels], to `length`."""
+    for dim in range(1, max(part.ndim - 1, 2)):
+        if part.ndim > dim and part.shape[dim] == padded:
+            part = part.narrow(dim, 0, length)
+    return part
 
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}

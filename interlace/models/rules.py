@@ -24,3 +24,20 @@ ROW_MULTIPLES = frozenset({"encoder_hidden_states", "encoder_attention_mask", "t
 
 # Arguments that hold the entries of all rows one after the other -> the argument that must come along.
 PACKED_ARGUMENTS: dict[str, str] = {"pixel_values": "image_grid_thw", "image_grid_thw": "image_grid_thw"}
+
+# Arguments whose second dimension is text tokens -> the masks, any of which lets shorter texts be padded: [rows, tokens].
+TEXT_MASKS: dict[str, tuple[str, ...]] = {
+    "encoder_hidden_states": ("encoder_hidden_states_mask", "encoder_attention_mask"),
+    "input_ids": ("attention_mask",),
+}
+
+# Modules that take such a mask and are called without it when nothing is padded.
+OPTIONAL_MASKS: dict[str, str] = {
+    "QwenImageTransformer2DModel": "encoder_hidden_states_mask",
+    "QwenImageControlNetModel": "encoder_hidden_states_mask",
+}
+
+# Lists with one item a row whose items may differ in length: the module pads and masks by itself.
+RAGGED_ITEMS = frozenset({"cap_feats"})  # Z-Image
+
+TEXT_BUCKET = 64  # texts are padded by less than this many tokens
