@@ -53,21 +53,37 @@ def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
         where = ""
         if scene.place is not None and (complete or scene.place != "center" or rng.random() < 0.3):
             where = " " + place_words(scene.place)
-        return rng.choice((f"a {thing}{where} on {behind}", f"{behind} with a {thing}{where}", f"a picture of a {thing}{where} on {behind}"))
+        return rng.choice(
+            (
+                f"a {thing}{where} on {behind}",
+                f"{behind} with a {thing}{where}",
+                f"a picture of a {thing}{where} on {behind}",
+            )
+        )
     if len(scene.things) == 3:
-        first, second, third = (thing_words(t, rng, sized=complete) for t in scene.things)
+        first, second, third = (thing_words(t, rng, sized=False) for t in scene.things)
         order = "from left to right" if scene.relation == "left of" else "from top to bottom"
         return f"a {first}, a {second} and a {third} {order} on {behind}"
     subject, other = subject_and_other(scene)
     a, b = thing_words(subject, rng, sized=complete or None), thing_words(other, rng, sized=complete or None)
     relation = rng.choice(_RELATION_WORDS[scene.relation or "left of"])
-    return rng.choice((f"a {a} {relation} a {b} on {behind}", f"{behind} with a {a} {relation} a {b}", f"a picture of a {a} {relation} a {b} on {behind}"))
+    return rng.choice(
+        (
+            f"a {a} {relation} a {b} on {behind}",
+            f"{behind} with a {a} {relation} a {b}",
+            f"a picture of a {a} {relation} a {b} on {behind}",
+        )
+    )
 
 
 def random_edit(rng: random.Random) -> tuple[Scene, str, Scene]:
     """A scene, an instruction and the scene after it."""
     scene = random_scene(rng, rng.choice((1, 2)))
-    kinds = ("recolour", "shape", "background", "move", "resize", "add") if len(scene.things) == 1 else ("recolour", "shape", "background", "remove")
+    kinds = (
+        ("recolour", "shape", "background", "move", "resize", "add")
+        if len(scene.things) == 1
+        else ("recolour", "shape", "background", "remove")
+    )
     return _EDITS[rng.choice(kinds)](scene, rng)
 
 
@@ -99,14 +115,18 @@ def _recolour(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
 def _reshape(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
     index, thing = _pick(scene, rng)
     shape = rng.choice([s for s in SHAPES if s != thing.shape])
-    text = rng.choice((f"turn {_named(thing, scene, rng)} into a {shape}", f"replace {_named(thing, scene, rng)} with a {shape}"))
+    text = rng.choice(
+        (f"turn {_named(thing, scene, rng)} into a {shape}", f"replace {_named(thing, scene, rng)} with a {shape}")
+    )
     return scene, text, _with(scene, index, replace(thing, shape=shape))
 
 
 def _backdrop(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
     taken = (*scene.background.colours, *(t.colour for t in scene.things))
     background = random_background(rng, plain_only=True, avoid=taken)
-    text = rng.choice((f"make the background {background.colours[0]}", f"change the background to {background.colours[0]}"))
+    text = rng.choice(
+        (f"make the background {background.colours[0]}", f"change the background to {background.colours[0]}")
+    )
     return scene, text, replace(scene, background=background)
 
 
@@ -115,7 +135,11 @@ def _move(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
     place = rng.choice([p for p in PLACES if p != scene.place])
     x, y = (min(max(p, thing.half), 1 - thing.half) for p in PLACES[place])
     goal = {"left": "to the left", "right": "to the right", "center": "to the center"}.get(place, f"to the {place}")
-    return scene, f"move {_named(thing, scene, rng)} {goal}", replace(_with(scene, 0, replace(thing, x=x, y=y)), place=place)
+    return (
+        scene,
+        f"move {_named(thing, scene, rng)} {goal}",
+        replace(_with(scene, 0, replace(thing, x=x, y=y)), place=place),
+    )
 
 
 def _resize(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
@@ -123,7 +147,11 @@ def _resize(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
     size = rng.choice([s for s in SIZES if s != thing.size])
     half = SIZES[size]
     x, y = (min(max(p, half), 1 - half) for p in (thing.x, thing.y))
-    return scene, f"make {_named(thing, scene, rng)} {size}", _with(scene, 0, replace(thing, size=size, half=half, x=x, y=y))
+    return (
+        scene,
+        f"make {_named(thing, scene, rng)} {size}",
+        _with(scene, 0, replace(thing, size=size, half=half, x=x, y=y)),
+    )
 
 
 def _remove(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
@@ -135,7 +163,9 @@ def _remove(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
 def _add(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
     colour = rng.choice(_unused(scene))
     old = scene.things[0]
-    scene = replace(scene, things=(replace(random_thing(rng, [old.colour], (0.27, 0.5), "medium"), shape=old.shape),), place="left")
+    scene = replace(
+        scene, things=(replace(random_thing(rng, [old.colour], (0.27, 0.5), "medium"), shape=old.shape),), place="left"
+    )
     new = random_thing(rng, [colour], (0.74, 0.5), "medium")
     text = f"add a {new.colour} {new.shape} on the right"
     return scene, text, Scene(scene.background, (scene.things[0], new), relation="left of")

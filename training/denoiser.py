@@ -4,6 +4,7 @@ import argparse
 import pickle
 import random
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
 WIDTH = 192
 CAPTION_DROPOUT = 0.1
-EDIT_SHARE = 0.25
+EDIT_SHARE = 0.2
 
 
 class Model(nn.Module):
@@ -82,18 +83,31 @@ class Shards:
                     self.mean, self.std = float(shard["latents"].float().mean()), float(shard["latents"].float().std())
                 self._shards[path.name] = shard
 
-    def batch(self, rng: random.Random, count: int, progress: float) -> tuple[list[str], torch.Tensor, torch.Tensor | None]:
-        """Texts, latents and, for edits, the latents before; single things and no edits to begin with."""
-        shard = self._shards[rng.choice(sorted(self._shards))]
-        small = count * 256 // shard["latents"][0, 0].numel()
-        if progress > 0.12 and rng.random() < EDIT_SHARE:
-            picks = [rng.randrange(len(shard["instructions"])) for _ in range(max(small * 3 // 4, 8))]
-            return [shard["instructions"][i] for i in picks], self._scale(shard["after"][picks]), self._scale(shard["before"][picks])
-        if progress < 0.06:
-            picks = [rng.choice(shard["single"]) for _ in range(max(small, 8))]
-        else:
-            picks = [rng.randrange(len(shard["scenes"])) for _ in range(max(small, 8))]
+    def batch(
+        self, rng: random.Random, count: int, progress: float
+    ) -> tuple[list[str], torch.Tensor, torch.Tensor | None]:
+        """Texts, latents and, for edits, the latents before; mostly single things, small pictures, no edits at first."""
+        names = sorted(self._shards)
+        shard = self._shards[rng.choice(names)]
+        if progress < 0.3 and self._tokens(shard) > 40 and rng.random() < 0.5:
+            shard = self._shards[rng.choice(names)]
+        tokens = self._tokens(shard)
+        edit = progress > 0.25 and rng.random() < EDIT_SHARE
+        rows = max(round(count * (64 + MAX_TOKENS) / (tokens * (1 + edit) + MAX_TOKENS)), 4)
+        if edit:
+            picks = [rng.randrange(len(shard["instructions"])) for _ in range(rows)]
+            return (
+                [shard["instructions"][i] for i in picks],
+                self._scale(shard["after"][picks]),
+                self._scale(shard["before"][picks]),
+            )
+        among = shard["single"] if rng.random() < 0.8 - 2 * progress else range(len(shard["scenes"]))
+        picks = [rng.choice(among) for _ in range(rows)]
         return [caption(shard["scenes"][i], rng) for i in picks], self._scale(shard["latents"][picks]), None
+
+    @staticmethod
+    def _tokens(shard: dict[str, Any]) -> int:
+        return shard["latents"][0, 0].numel() // 4
 
     def _scale(self, latents: torch.Tensor) -> torch.Tensor:
         return (latents.float() - self.mean) / self.std
@@ -110,14 +124,16 @@ def loss_of(model: Model, words: PreTrainedTokenizerFast, batch: Any, rng: rando
     return (model(tokens, noisy, sigmas, condition) - _pack(noise - latents)[2]).square().mean()
 
 
-def train(folder: Path, latents: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int) -> None:
+def train(
+    folder: Path, latents: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int
+) -> None:
     """Train or resume in `folder`; checkpoint.pt holds all that is needed to go on and to export."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     words = tokenizer()
     model, shards = Model(len(words)), Shards(latents)
     shards.refresh()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     average, step, done = Average(model, 0.999), 0, 0.0
     if state := load_checkpoint(folder / "checkpoint.pt"):
         model.load_state_dict(state["model"])
@@ -139,7 +155,9 @@ def train(folder: Path, latents: Path, *, minutes: float | None, num_steps: int,
         average.update(model, step)
         if step % 100 == 0:
             seconds = time.monotonic() - start
-            log_line(folder / "log.jsonl", step=step, progress=progress, loss=total / 100, samples=samples, seconds=seconds)
+            log_line(
+                folder / "log.jsonl", step=step, progress=progress, loss=total / 100, samples=samples, seconds=seconds
+            )
             total = 0.0
             shards.refresh()
         if step % 300 == 0:
@@ -147,7 +165,9 @@ def train(folder: Path, latents: Path, *, minutes: float | None, num_steps: int,
     _save(folder, model, optimizer, average, step, 1.0, shards)
 
 
-def _save(folder: Path, model: Model, optimizer: Any, average: Average, step: int, progress: float, shards: Shards) -> None:
+def _save(
+    folder: Path, model: Model, optimizer: Any, average: Average, step: int, progress: float, shards: Shards
+) -> None:
     save_checkpoint(
         folder / "checkpoint.pt", model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values,
         step=step, progress=progress, mean=shards.mean, std=shards.std,
@@ -159,6 +179,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("out/training/denoiser"))
     parser.add_argument("--latents", type=Path, default=Path("out/training/latents"))
     parser.add_argument("--minutes", type=float, help="train (on) for this long instead of --num-steps")
+    parser.add_argument("--end-at", help="train (on) until this time of day, HH:MM")
     parser.add_argument("--num-steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=32, help="pictures of 128x128 in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -166,6 +187,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.end_at:
+        hour, minute = map(int, args.end_at.split(":"))
+        end = datetime.now().replace(hour=hour, minute=minute, second=0)
+        args.minutes = (end - datetime.now()).total_seconds() / 60
     train(args.folder, args.latents, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch,
           peak=args.learning_rate, seed=args.seed)  # fmt: skip
 

@@ -61,7 +61,20 @@ def _points(shape: str) -> list[tuple[float, float]]:
         return [(0, -1), (1, 0.85), (-1, 0.85)]
     if shape == "cross":
         w = 0.34
-        return [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)]
+        return [
+            (-w, -1),
+            (w, -1),
+            (w, -w),
+            (1, -w),
+            (1, w),
+            (w, w),
+            (w, 1),
+            (-w, 1),
+            (-w, w),
+            (-1, w),
+            (-1, -w),
+            (-w, -w),
+        ]
     if shape == "star":
         radii = (1.05, 0.42)
         angles = [(-math.pi / 2 + i * math.pi / 5, radii[i % 2]) for i in range(10)]
@@ -122,8 +135,8 @@ def render(scene: Scene, width: int = 128, height: int = 128) -> Image.Image:
 
 
 def random_background(rng: random.Random, *, plain_only: bool = False, avoid: tuple[str, ...] = ()) -> Background:
-    """Plain in two of three cases; never a colour in `avoid`."""
-    pattern = "plain" if plain_only or rng.random() < 0.67 else rng.choice(PATTERNS[1:])
+    """Plain in three of four cases; never a colour in `avoid`."""
+    pattern = "plain" if plain_only or rng.random() < 0.75 else rng.choice(PATTERNS[1:])
     free = [colour for colour in COLOURS if colour not in avoid]
     return Background(pattern, tuple(rng.sample(free, 1 if pattern == "plain" else 2)))
 
@@ -140,7 +153,7 @@ def random_scene(rng: random.Random, num_things: int | None = None, *, plain_onl
     """One to three things. Two stand in a relation; a single one has a place."""
     count = num_things or rng.choices((1, 2, 3), (50, 43, 7))[0]
     colours = rng.sample(list(COLOURS), len(COLOURS))
-    own, rest = colours[:count], colours[count:]
+    own = colours[:count]
     background = random_background(rng, plain_only=plain_only, avoid=tuple(own))
     if count == 1:
         place = rng.choice(list(PLACES)) if rng.random() < 0.6 else "center"
@@ -155,7 +168,9 @@ def random_scene(rng: random.Random, num_things: int | None = None, *, plain_onl
 def _pair(rng: random.Random, colours: list[str], background: Background) -> Scene:
     relation = rng.choices(RELATIONS, (3, 3, 3, 3, 2, 2))[0]
     if relation == "inside":
-        outer = replace(random_thing(rng, [colours[1]], (0.5, 0.5), "large"), shape=rng.choice(("circle", "square")), half=0.38)
+        outer = replace(
+            random_thing(rng, [colours[1]], (0.5, 0.5), "large"), shape=rng.choice(("circle", "square")), half=0.38
+        )
         inner = random_thing(rng, [colours[0]], (outer.x, outer.y), "small")
         return Scene(background, (outer, replace(inner, x=outer.x, y=outer.y)), relation=relation)
     if relation == "behind":

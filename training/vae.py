@@ -110,12 +110,29 @@ def psnr(vae: AutoencoderKL, count: int = 32, seed: int = 10**9) -> float:
     """Mean PSNR in dB of 128x128 held-out scenes."""
     rng = random.Random(seed)
     pictures = to_tensor([np.asarray(render(random_scene(rng))) for _ in range(count)])
-    errors = (vae.decode(vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1) - pictures).square().mean((1, 2, 3))
+    errors = (
+        (vae.decode(vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1) - pictures).square().mean((1, 2, 3))
+    )
     return float((10 * torch.log10(4 / errors)).mean())
 
 
-def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int) -> None:
-    """Train or resume in `folder`; writes checkpoint.pt, log.jsonl and, at the end, the model in diffusers' format."""
+@torch.no_grad()
+def balance(vae: AutoencoderKL, seed: int = 10**9) -> None:
+    """Bring the latent channels' scales closer together (by the square root of their ratios); pictures stay the same."""
+    std = vae.encode(crops(random.Random(seed), 128)).latent_dist.mode().std((0, 2, 3))
+    scales = std.mean().sqrt() / (std.sqrt() * std.mean())
+    vae.encoder.conv_out.weight[:LATENT_CHANNELS] *= scales[:, None, None, None]
+    vae.encoder.conv_out.bias[:LATENT_CHANNELS] *= scales
+    vae.decoder.conv_in.weight /= scales[None, :, None, None]
+
+
+def train(
+    folder: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int, freeze_at: float = 1.0
+) -> None:
+    """Train or resume in `folder`; writes checkpoint.pt, log.jsonl and, at the end, the model in diffusers' format.
+
+    From `freeze_at` on the encoder stays as it is (written to `encoder`), so that the denoiser can be trained meanwhile.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     vae = build().to(memory_format=torch.channels_last)
@@ -129,10 +146,17 @@ def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, pe
     while (progress := budget.progress(step)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, peak)
+        if progress >= freeze_at and not (folder / "encoder").exists():
+            average.copy_to(vae)
+            balance(vae)
+            average = Average(vae, 0.998)
+            vae.save_pretrained(folder / "encoder")
+        frozen = (folder / "encoder").exists()
         pictures = crops(random.Random(seed * 10**9 + step), batch)
-        posterior = vae.encode(pictures).latent_dist
-        latents = posterior.mode() + 0.03 * torch.randn_like(posterior.mean)
-        loss = reconstruction_loss(vae.decode(latents).sample, pictures) + 1e-3 * posterior.mean.square().mean()
+        with torch.set_grad_enabled(not frozen):
+            means = vae.encode(pictures).latent_dist.mode()
+        latents = means + 0.03 * torch.randn_like(means)
+        loss = reconstruction_loss(vae.decode(latents).sample, pictures) + 1e-3 * means.square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -141,7 +165,9 @@ def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, pe
         average.update(vae, step)
         if step % 100 == 0:
             seconds = time.monotonic() - start
-            log_line(folder / "log.jsonl", step=step, progress=progress, loss=total / 100, psnr=psnr(vae, 8), seconds=seconds)
+            log_line(
+                folder / "log.jsonl", step=step, progress=progress, loss=total / 100, psnr=psnr(vae, 8), seconds=seconds
+            )
             total = 0.0
             save_checkpoint(folder / "checkpoint.pt", model=vae.state_dict(), optimizer=optimizer.state_dict(),
                             average=average.values, step=step, progress=progress)  # fmt: skip
@@ -157,11 +183,15 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument(
+        "--freeze-at", type=float, default=0.35, help="share of the training that the encoder takes part in"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.folder, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch, peak=args.learning_rate, seed=args.seed)
+    train(args.folder, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch, peak=args.learning_rate,
+          seed=args.seed, freeze_at=args.freeze_at)  # fmt: skip
 
 
 if __name__ == "__main__":

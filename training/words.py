@@ -8,7 +8,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast,
 from training.captions import caption, random_edit
 from training.scenes import random_scene
 
-MAX_TOKENS = 32
+MAX_TOKENS = 24
 _SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 # Words that people and the language model use beside those of the captions.
 _MORE = ("an", "is", "are", "it", "one", "two", "three", "something", "draw", "show", "image", "scene", "this", "colour",
@@ -30,7 +30,9 @@ def tokenizer(max_length: int = MAX_TOKENS) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", words["<eos>"])])
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", words["<eos>"])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, model_max_length=max_length, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>",
         eos_token="<eos>", padding_side="right",
