@@ -8,6 +8,7 @@ from transformers import (
     CLIPTextModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
     T5Config,
     T5EncoderModel,
 )
@@ -36,6 +37,17 @@ def vae(channels: int = 4, **settings: Any) -> AutoencoderKL:
             "scaling_factor": 1.6,
             **settings,
         }
+    )
+
+
+def deep_vae(channels: int = 4, **settings: Any) -> AutoencoderKL:
+    """An eighth of a picture's sides, for pipelines that take no other factor."""
+    return vae(
+        channels,
+        block_out_channels=(8,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        **settings,
     )
 
 
@@ -119,4 +131,21 @@ def qwen_processor() -> PictureProcessor:
         image_processor=Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56),
         tokenizer=qwen_tokenizer(),
         chat_template=QWEN_TEMPLATE,
+    )
+
+
+def qwen3(layers: int = 3) -> Qwen3Config:
+    """For `qwen_tokenizer`; width 16."""
+    return Qwen3Config(
+        vocab_size=320,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        eos_token_id=_QWEN_IDS["<|im_end|>"],
+        pad_token_id=_QWEN_IDS["<|endoftext|>"],
     )
