@@ -148,7 +148,9 @@ class Omni:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _submit(
@@ -192,7 +194,13 @@ class Omni:
         return on_step
 
     def _preview(
-        self, request_id: str, step: int, num_steps: int, latents: Any, kwargs: Mapping[str, Any], tell: ProgressListener
+        self,
+        request_id: str,
+        step: int,
+        num_steps: int,
+        latents: Any,
+        kwargs: Mapping[str, Any],
+        tell: ProgressListener,
     ) -> None:
         picture = self._previewer.picture(latents, kwargs.get("height"), kwargs.get("width"))
         if picture is not None:
@@ -207,7 +215,9 @@ def _collect(request: Request, seeds: list[int], parts: list["Future[Any]"], res
         for part in parts:
             add_native(output, part.result())
     except Exception as error:
-        output = Output(request_id=request.request_id, prompt=request.prompt, seeds=seeds, error=error, metrics=output.metrics)
+        output = Output(
+            request_id=request.request_id, prompt=request.prompt, seeds=seeds, error=error, metrics=output.metrics
+        )
     result.set_result(output)
 
 

@@ -1,4 +1,4 @@
-"""Every pipeline of the zoo: requests that differ in everything, batched through the engine, equal stock ones run alone."""
+"""Every pipeline of the zoo: requests that differ in everything, batched, equal the stock pipeline run alone."""
 
 from typing import Any
 
@@ -60,7 +60,14 @@ def test_batched_equals_alone(name: str) -> None:
     for expected, result, repeated in zip(alone, batched, again, strict=True):
         assert difference(result, expected) < TOLERANCE
         assert difference(repeated, expected) < TOLERANCE
-    assert max(difference(one, alone[0]) for one in alone[1:] if len(arrays(one)) == len(arrays(alone[0])) and arrays(one)[0].shape == arrays(alone[0])[0].shape) > 10 * TOLERANCE
+    assert (
+        max(
+            difference(one, alone[0])
+            for one in alone[1:]
+            if len(arrays(one)) == len(arrays(alone[0])) and arrays(one)[0].shape == arrays(alone[0])[0].shape
+        )
+        > 10 * TOLERANCE
+    )
     assert solo
     if family.shares:
         for denoiser in family.denoisers:

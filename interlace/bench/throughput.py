@@ -1,4 +1,4 @@
-"""`interlace bench throughput`: the same requests through stock diffusers, static batches, waves and Interlace, in one run."""
+"""`interlace bench throughput`: the same requests run by stock diffusers, as waves, and by Interlace, in one run."""
 
 import json
 import platform
@@ -150,7 +150,8 @@ def _device_name(device: torch.device) -> str:
 
 
 def _print_table(result: dict[str, Any]) -> None:
-    title = f"{result['workload']}: {result['num_requests']} requests, {result['model']}, {result['device']}, {result['dtype']}"
+    where = f"{result['model']}, {result['device']}, {result['dtype']}"
+    title = f"{result['workload']}: {result['num_requests']} requests, {where}"
     table = Table("way", "seconds", "requests/s", "Interlace is", title=title)
     labels = {"sequential": "stock, one by one", "static": "stock, static batches", "request": "request waves",
               "interlace": "Interlace"}  # fmt: skip

@@ -8,7 +8,7 @@ _MODELS = Path(__file__).parent / "models"
 
 @dataclass(frozen=True)
 class DemoModel:
-    """A shipped model: its directory, the pipeline class that it is loaded as (None: not a pipeline), one line on it."""
+    """A shipped model: its directory, the pipeline class that it is loaded as (None: no pipeline), one line on it."""
 
     path: Path
     pipeline_class: str | None

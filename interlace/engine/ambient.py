@@ -1,4 +1,4 @@
-"""The state that torch keeps for a thread and that a pipeline may change: autocast, grad and inference mode, random numbers.
+"""What torch keeps for a thread and a pipeline may change: autocast, grad mode, the global random generators.
 
 Strands share one thread, so each keeps an `Ambient` of its own, put in place while it runs.
 """

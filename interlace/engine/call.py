@@ -90,8 +90,22 @@ class ModuleCall:
     lengths have the same `signature` and, where that matters, another `strict_signature`.
     """
 
-    __slots__ = ("ambient", "args", "kwargs", "kind", "lengths", "layout", "leaves", "rows", "signature", "skeleton",
-                 "target", "texts", "tokens", "unfusable")  # fmt: skip
+    __slots__ = (
+        "ambient",
+        "args",
+        "kind",
+        "kwargs",
+        "layout",
+        "leaves",
+        "lengths",
+        "rows",
+        "signature",
+        "skeleton",
+        "target",
+        "texts",
+        "tokens",
+        "unfusable",
+    )  # fmt: skip
 
     def __init__(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], ambient: Hashable) -> None:
         self.target, self.args, self.kwargs, self.ambient = target, args, kwargs, ambient

@@ -1,6 +1,7 @@
 """The loop: admit, schedule, execute, resume. Runs in one thread; `thread.py` gives it one and a public face."""
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import Future
 from time import monotonic, perf_counter
 from typing import Any
@@ -47,9 +48,9 @@ class EngineCore:
         """Every request that has no result yet, oldest first."""
         return sorted([*self._waiting.values(), *self._running.values()], key=lambda t: t.order)
 
-    def add(self, ticket: Ticket) -> None:
-        """Queue a request; its future gets the pipeline's output or the error."""
-        self._waiting[ticket.request_id] = ticket
+    def add(self, tickets: Iterable[Ticket]) -> None:
+        """Queue requests; each one's future gets the pipeline's output or the error."""
+        self._waiting.update((ticket.request_id, ticket) for ticket in tickets)
 
     def abort(self, request_id: str, error: BaseException | None = None) -> None:
         """End a request at the next forward, with `AbortedError` unless another error is given."""
@@ -58,7 +59,7 @@ class EngineCore:
             ticket.aborted = error or AbortedError(f"request {request_id} was aborted")
 
     def step(self) -> float | None:
-        """Run one forward. Returns the seconds to sleep before the next: 0 for none, None when there is nothing to do."""
+        """Run one forward. Returns the seconds to wait before the next: 0 for none, None when nothing is to be done."""
         start = perf_counter()
         self._drop_ended()
         wait = self._admit()
@@ -157,7 +158,9 @@ class EngineCore:
 
     def _not_finite(self, ticket: Ticket, value: Any) -> NonFiniteOutputError | None:
         """The error for NaN or Inf in a result; None when all is well or nobody asked."""
-        if not self._config.check_finite or all(bool(torch.isfinite(t).all()) for t in tensors(value) if t.is_floating_point()):
+        if not self._config.check_finite or all(
+            bool(torch.isfinite(t).all()) for t in tensors(value) if t.is_floating_point()
+        ):
             return None
         return NonFiniteOutputError(
             f"the model gave NaN or Inf for request {ticket.request_id}; try another dtype (bfloat16 or float32), "
@@ -166,7 +169,16 @@ class EngineCore:
 
     def _describe(self, ticket: Ticket, call: ModuleCall) -> Pending:
         stage = stage_of(call.target.component, call.target.method)
-        return Pending(ticket.request_id, call.target.label, self.executor.signature(call), stage, call.rows, call.tokens, ticket.order, ticket.priority)
+        return Pending(
+            ticket.request_id,
+            call.target.label,
+            self.executor.signature(call),
+            stage,
+            call.rows,
+            call.tokens,
+            ticket.order,
+            ticket.priority,
+        )
 
     def _finish(self, ticket: Ticket, said: Finished) -> None:
         error = said.error

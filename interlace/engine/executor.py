@@ -166,7 +166,7 @@ class Executor:
 
 
 def _kind(calls: Sequence[ModuleCall]) -> Hashable:
-    """What has to be verified once: the calls' kind, how many rows each of them brings, and whether texts are padded."""
+    """What has to be verified once: the calls' kind, how many rows each brings, and whether texts are padded."""
     return calls[0].kind, frozenset(call.rows for call in calls), _padded(calls)
 
 

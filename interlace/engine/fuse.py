@@ -1,5 +1,6 @@
 """Several calls with one signature as one call, and one output as one output a call. Pure functions on tensors."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
@@ -18,7 +19,10 @@ def fuse(calls: Sequence[ModuleCall]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of one call whose rows are the rows of `calls`, in their order. Signatures must be equal."""
     first = calls[0]
     fused = iter(
-        [_join(leaf, column, calls) for leaf, column in zip(first.layout, zip(*(c.leaves for c in calls), strict=True), strict=True)]
+        [
+            _join(leaf, column, calls)
+            for leaf, column in zip(first.layout, zip(*(c.leaves for c in calls), strict=True), strict=True)
+        ]
     )
     names = first.target.names[: len(first.args)]
     args = tuple(rebuild(value, fused, first.stop) for value in first.args)
@@ -44,7 +48,9 @@ def _pad(texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """[rows, tokens, ...] tensors with zeros behind, all as long as the longest."""
     longest = max(text.shape[1] for text in texts)
     return [
-        text if text.shape[1] == longest else torch.nn.functional.pad(text, (0, 0) * (text.ndim - 2) + (0, longest - text.shape[1]))
+        text
+        if text.shape[1] == longest
+        else torch.nn.functional.pad(text, (0, 0) * (text.ndim - 2) + (0, longest - text.shape[1]))
         for text in texts
     ]
 
@@ -77,9 +83,7 @@ def split(output: Any, calls: Sequence[ModuleCall]) -> list[Any]:
     leaves: list[Any] = []
     flatten(output, leaves, splitter.stop, objects=True)
     columns = [splitter.split(leaf) for leaf in leaves]
-    return [
-        rebuild(output, (column[i] for column in columns), splitter.stop, objects=True) for i in range(len(calls))
-    ]
+    return [rebuild(output, (column[i] for column in columns), splitter.stop, objects=True) for i in range(len(calls))]
 
 
 class _Splitter:
@@ -96,7 +100,7 @@ class _Splitter:
     def split(self, leaf: Any) -> Sequence[Any]:
         if isinstance(leaf, list):
             bounds = np.cumsum([0, *self.rows])
-            return [leaf[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            return [leaf[a:b] for a, b in itertools.pairwise(bounds)]
         if not isinstance(leaf, torch.Tensor) or leaf.ndim == 0:
             return [leaf] * len(self.rows)
         if leaf.shape[0] % self.total:
@@ -109,7 +113,7 @@ class _Splitter:
 
 
 def _trim(part: torch.Tensor, padded: int, length: int) -> torch.Tensor:
-    """Cut the text dimension, [rows, tokens], [rows, tokens, channels] or [rows, heads, tokens, channels], to `length`."""
+    """Cut the text dimension of [rows, tokens(, channels)] or [rows, heads, tokens, channels] to `length`."""
     for dim in range(1, max(part.ndim - 1, 2)):
         if part.ndim > dim and part.shape[dim] == padded:
             part = part.narrow(dim, 0, length)

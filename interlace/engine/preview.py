@@ -18,7 +18,7 @@ logger = logging.getLogger("interlace.engine")
 
 
 def watch_steps(view: DiffusionPipeline, ticket: "Ticket") -> Mapping[str, Any]:
-    """The request's arguments, with a step callback that hands out latents where previews are asked for and possible."""
+    """The request's arguments, with a step callback that hands out latents where previews are wanted and possible."""
     if not ticket.preview_every or ticket.on_step is None:
         return ticket.kwargs
     if "callback_on_step_end" not in inspect.signature(view.__call__).parameters:
@@ -35,7 +35,8 @@ def watch_steps(view: DiffusionPipeline, ticket: "Ticket") -> Mapping[str, Any]:
 def _with_preview(ticket: "Ticket", theirs: Callable[..., Any] | None, *, keep_latents: bool) -> Callable[..., Any]:
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         latents = tensors["latents"]
-        if (step + 1) % ticket.preview_every == 0 and ticket.on_step is not None:
+        last = step + 1 >= ticket.num_steps  # of that one the output itself is on its way
+        if (step + 1) % ticket.preview_every == 0 and not last and ticket.on_step is not None:
             ticket.on_step(step + 1, ticket.num_steps, latents.detach().clone())
         if theirs is None:
             return {}
@@ -46,7 +47,7 @@ def _with_preview(ticket: "Ticket", theirs: Callable[..., Any] | None, *, keep_l
 
 
 def fit_rgb_factors(vae: torch.nn.Module, *, size: int = 128, samples: int = 8) -> torch.Tensor:
-    """Least-squares map from a VAE's latents to RGB, fitted on random smooth pictures: [channels + 1, 3], last row a bias.
+    """Least-squares map from latents to RGB, fitted on random smooth pictures: [channels + 1, 3], last row a bias.
 
     Raises whatever `vae.encode` raises for an image batch [samples, 3, size, size] in [-1, 1].
     """
@@ -54,7 +55,7 @@ def fit_rgb_factors(vae: torch.nn.Module, *, size: int = 128, samples: int = 8) 
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(samples, 3, 4, 4, generator=generator) * 2 - 1
     pictures = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
-    posterior = vae.encode(pictures.to(parameter.device, parameter.dtype))  # type: ignore[operator]
+    posterior = vae.encode(pictures.to(parameter.device, parameter.dtype))
     latents = (posterior.latent_dist.mode() if hasattr(posterior, "latent_dist") else posterior.latent).float().cpu()
     colours = torch.nn.functional.interpolate(pictures, size=latents.shape[-2:], mode="area")
     rows = latents.movedim(1, -1).reshape(-1, latents.shape[1])

@@ -61,13 +61,13 @@ class Engine:
         `EngineDeadError`, or `InvalidRequestError` when `request_id` is already in use.
         """
         ticket = self._ticket(kwargs, request_id, priority, timeout_s, on_step, preview_every)
-        self._inbox.put(lambda: self._core.add(ticket))
+        self._inbox.put(lambda: self._core.add([ticket]))
         return ticket.future
 
     def map(self, requests: Iterable[Mapping[str, Any]]) -> list[Any]:
         """Run all calls; one item each, in order: the pipeline's own output, or the exception that it raised."""
         tickets = [self._ticket(kwargs) for kwargs in requests]
-        self._inbox.put(lambda: [self._core.add(ticket) for ticket in tickets])
+        self._inbox.put(lambda: self._core.add(tickets))
         return [ticket.future.exception() or ticket.future.result() for ticket in tickets]
 
     def _ticket(
@@ -126,7 +126,9 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _check_open(self) -> None:

@@ -15,7 +15,9 @@ from interlace.request import Metrics
 
 StepListener = Callable[[int, int, Any], None]  # (step, num_steps, latents or None)
 
-_TEXTS = frozenset({"prompt", "prompt_2", "prompt_3", "prompt_4", "negative_prompt", "negative_prompt_2", "negative_prompt_3"})
+_TEXTS = frozenset(
+    {"prompt", "prompt_2", "prompt_3", "prompt_4", "negative_prompt", "negative_prompt_2", "negative_prompt_3"}
+)
 
 
 @dataclass(eq=False)
@@ -47,7 +49,7 @@ class Ticket:
 
 
 def wave_key(kwargs: Mapping[str, Any]) -> Hashable:
-    """What must be equal for requests to share a wave: every number, size and switch; which texts and inputs are given."""
+    """What must be equal for requests to share a wave: numbers, sizes, switches; which texts and inputs are given."""
     plain = (bool, int, float, str, type(None))
     values = {k: v for k, v in kwargs.items() if k not in _TEXTS and isinstance(v, plain)}
     sizes = {k: v.size for k, v in kwargs.items() if hasattr(v, "size") and isinstance(v.size, tuple)}

@@ -53,7 +53,9 @@ def _parts(value: Any, objects: bool) -> tuple[Hashable, list[Any]] | None:
     return None
 
 
-def rebuild(template: Any, leaves: Iterator[Any], stop: Callable[[Any], bool] | None = None, *, objects: bool = False) -> Any:
+def rebuild(
+    template: Any, leaves: Iterator[Any], stop: Callable[[Any], bool] | None = None, *, objects: bool = False
+) -> Any:
     """A copy of `template` whose leaves are taken from `leaves`, in `flatten`'s order."""
     if isinstance(template, torch.Tensor) or is_atom(template) or (stop is not None and stop(template)):
         return next(leaves)

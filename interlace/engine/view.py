@@ -44,7 +44,7 @@ def _view(pipeline: DiffusionPipeline, memo: dict[int, Any], on_step: Callable[[
     return view
 
 
-class StepBar(tqdm):  # type: ignore[type-arg]
+class StepBar(tqdm):
     """A silent progress bar that tells `on_step` how far a pipeline's denoising loop is."""
 
     def __init__(self, iterable: Any, total: int | None, on_step: Callable[[int, int], None]) -> None:

@@ -31,7 +31,8 @@ def parse_prompt(item: str | Mapping[str, Any], sampling: SamplingParams, reques
     prompt = values.pop("prompt", None)
     if prompt is not None and not isinstance(prompt, str):
         raise InvalidRequestError(
-            f"prompt is a {type(prompt).__name__}; expected one text: submit several prompts as several requests", "prompt"
+            f"prompt is a {type(prompt).__name__}; expected one text: submit several prompts as several requests",
+            "prompt",
         )
     media = dict(values.pop("multi_modal_data", None) or {})
     images = media.pop("image", ())
@@ -110,11 +111,9 @@ class ArgumentMapper:
             if not low <= size <= high:
                 raise InvalidRequestError(f"{name} is {size}; expected {low} to {high} pixels for this model", name)
             if size % multiple:
-                lower = size // multiple * multiple
-                raise InvalidRequestError(
-                    f"{name} {size} is not a multiple of {multiple}; try {max(lower, low)} or {min(lower + multiple, high)}",
-                    name,
-                )
+                below = size // multiple * multiple
+                near = f"{max(below, low)} or {min(below + multiple, high)}"
+                raise InvalidRequestError(f"{name} {size} is not a multiple of {multiple}; try {near}", name)
 
     def _tensor_output(self, pipeline: DiffusionPipeline) -> str | None:
         """`pt` where the pipeline can hand out tensors, so that pictures are made off the engine's thread."""

@@ -95,7 +95,9 @@ def _pipeline_class(name: str | None) -> type[DiffusionPipeline]:
         return DiffusionPipeline
     found = getattr(diffusers, name, None)
     if not (isinstance(found, type) and issubclass(found, DiffusionPipeline)):
-        raise InvalidRequestError(f"pipeline_class is {name!r}; expected a pipeline of diffusers {diffusers.__version__}")
+        raise InvalidRequestError(
+            f"pipeline_class is {name!r}; expected a pipeline of diffusers {diffusers.__version__}"
+        )
     return found
 
 

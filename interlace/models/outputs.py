@@ -18,7 +18,9 @@ def add_native(output: Output, native: Any) -> None:
     elif getattr(native, "frames", None) is not None:
         output.frames.extend(to_pil(video) for video in native.frames)
     elif getattr(native, "audios", None) is not None:
-        output.audio.extend(np.asarray(clip.float().cpu() if isinstance(clip, torch.Tensor) else clip) for clip in native.audios)
+        output.audio.extend(
+            np.asarray(clip.float().cpu() if isinstance(clip, torch.Tensor) else clip) for clip in native.audios
+        )
     else:
         raise TypeError(f"a {type(native).__name__} holds no images, frames or audios that Interlace knows")
 

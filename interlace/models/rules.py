@@ -25,7 +25,7 @@ ROW_MULTIPLES = frozenset({"encoder_hidden_states", "encoder_attention_mask", "t
 # Arguments that hold the entries of all rows one after the other -> the argument that must come along.
 PACKED_ARGUMENTS: dict[str, str] = {"pixel_values": "image_grid_thw", "image_grid_thw": "image_grid_thw"}
 
-# Arguments whose second dimension is text tokens -> the masks, any of which lets shorter texts be padded: [rows, tokens].
+# Arguments [rows, tokens, ...] of texts -> the masks, [rows, tokens], any of which lets shorter texts be padded.
 TEXT_MASKS: dict[str, tuple[str, ...]] = {
     "encoder_hidden_states": ("encoder_hidden_states_mask", "encoder_attention_mask"),
     "input_ids": ("attention_mask",),
