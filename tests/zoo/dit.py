@@ -39,6 +39,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from . import dit_more
 from .family import Family, finish, seeded, variations
 from .parts import deep_vae, qwen3, t5_text, vae
 from .tokenizers import bert_tokenizer, causal_tokenizer, qwen_tokenizer, t5_tokenizer
@@ -459,4 +460,4 @@ FAMILIES = {
         Family("bria", _build_bria, _bria),
         Family("ovis-image", _build_ovis, _ovis),
     )
-}
+} | dit_more.FAMILIES
