@@ -3,6 +3,7 @@
 import re
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -281,8 +282,7 @@ def _assign(seen: tuple[Seen, ...], wanted: tuple[Wanted, ...]) -> list[Seen | N
 
 
 def _related(things: list[Seen], relation: str, image: Image.Image) -> bool:
-    pairs = zip(things, things[1:], strict=False)
-    return all(_pair_related(a, b, relation, image) for a, b in pairs)
+    return all(_pair_related(a, b, relation, image) for a, b in pairwise(things))
 
 
 def _pair_related(a: Seen, b: Seen, relation: str, image: Image.Image) -> bool:

@@ -80,11 +80,9 @@ def draw_background(pattern: str, colours: tuple[str, ...], width: int, height: 
     """[height, width, 3] as floats: one colour for plain, two for gradient (downwards), striped and checked."""
     first = np.array(COLOURS[colours[0]], dtype=np.float32)
     second = np.array(COLOURS[colours[-1]], dtype=np.float32)
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    share = parity(pattern, width, height).astype(np.float32)
     if pattern == "gradient":
-        share = rows / max(height - 1, 1)
-    else:
-        share = parity(pattern, width, height).astype(np.float32)
+        share += np.arange(height, dtype=np.float32)[:, None] / max(height - 1, 1)
     return first + (second - first) * share[..., None]
 
 
