@@ -49,6 +49,15 @@ def _same(left: list[numpy.ndarray], right: list[numpy.ndarray]) -> bool:
     )
 
 
+def _weights(pipeline: Any) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, component in pipeline.components.items()
+        if isinstance(component, torch.nn.Module)
+        for key, value in component.state_dict().items()
+    }
+
+
 def check(family: Family) -> list[str]:
     """What is wrong with the family; prints its times."""
     start = time.perf_counter()
@@ -59,7 +68,11 @@ def check(family: Family) -> list[str]:
         start = time.perf_counter()
         first.append(run(pipeline, request))
         seconds.append(time.perf_counter() - start)
-    again = [run(family.build() if number == 0 else pipeline, r) for number, r in enumerate(family.requests())]
+    other, rubbish = family.build(), torch.full((1_000_000,), float("nan"))
+    del rubbish
+    again = [run(other, request) for request in family.requests()]
+    one, two = _weights(pipeline), _weights(other)
+    problems += [f"{name} differs between builds" for name in one if not torch.equal(one[name], two[name])]
     for number, (one, two) in enumerate(zip(first, again, strict=True)):
         if not one:
             problems.append(f"request {number} gives no array")

@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from . import dit_more
-from .family import Family, finish, seeded, variations
+from .family import Family, finish, seeded, strengthen, variations
 from .parts import deep_vae, qwen3, t5_text, vae
 from .tokenizers import bert_tokenizer, causal_tokenizer, qwen_tokenizer, t5_tokenizer
 
@@ -343,29 +343,30 @@ def _hunyuan_dit() -> list[dict[str, Any]]:
 
 def _build_aura_flow() -> Any:
     with seeded():
-        return finish(
-            AuraFlowPipeline(
-                tokenizer=t5_tokenizer(),
-                text_encoder=UMT5EncoderModel(
-                    UMT5Config(vocab_size=200, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
-                ),
-                vae=vae(shift_factor=None),
-                transformer=AuraFlowTransformer2DModel(
-                    sample_size=16,
-                    patch_size=2,
-                    in_channels=4,
-                    num_mmdit_layers=1,
-                    num_single_dit_layers=1,
-                    attention_head_dim=8,
-                    num_attention_heads=4,
-                    joint_attention_dim=32,
-                    caption_projection_dim=32,
-                    out_channels=4,
-                    pos_embed_max_size=256,
-                ),
-                scheduler=FlowMatchEulerDiscreteScheduler(),
-            )
+        built = AuraFlowPipeline(
+            tokenizer=t5_tokenizer(),
+            text_encoder=UMT5EncoderModel(
+                UMT5Config(vocab_size=200, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
+            ),
+            vae=vae(shift_factor=None),
+            transformer=AuraFlowTransformer2DModel(
+                sample_size=16,
+                patch_size=2,
+                in_channels=4,
+                num_mmdit_layers=1,
+                num_single_dit_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=4,
+                joint_attention_dim=32,
+                caption_projection_dim=32,
+                out_channels=4,
+                pos_embed_max_size=256,
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
         )
+        strengthen(built.transformer, 3.0)
+        strengthen(built.text_encoder, 2.0)
+        return finish(built)
 
 
 def _aura_flow() -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ from transformers import (
     GemmaModel,
     LlamaConfig,
     LlamaForCausalLM,
+    T5GemmaConfig,
     T5GemmaEncoder,
-    T5GemmaModuleConfig,
 )
 
 from .family import Family, finish, seeded, variations
@@ -190,7 +190,7 @@ def _build_prx() -> Any:
                     axes_dim=[8, 8],
                 ),
                 scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-                text_encoder=T5GemmaEncoder(T5GemmaModuleConfig(**module)),
+                text_encoder=T5GemmaEncoder(T5GemmaConfig(encoder=module, decoder=module).encoder),
                 tokenizer=causal_tokenizer(64),
                 vae=deep_vae(),
             )

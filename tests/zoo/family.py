@@ -72,6 +72,14 @@ def randomise_zero_parameters(module: nn.Module, scale: float = 0.1) -> None:
             parameter.normal_(0.0, scale)
 
 
+@torch.no_grad()
+def strengthen(module: nn.Module, factor: float = 2.0) -> None:
+    """Larger weights, where a prompt's influence would drown in rounding."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            parameter.mul_(factor)
+
+
 def finish(pipeline: DiffusionPipeline) -> DiffusionPipeline:
     """Evaluation mode, no all-zero parameters, no progress bar."""
     for component in pipeline.components.values():

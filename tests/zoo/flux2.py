@@ -11,7 +11,7 @@ from diffusers import (
 )
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration, Qwen3ForCausalLM
 
-from .family import Family, finish, picture, seeded, variations
+from .family import Family, finish, picture, seeded, strengthen, variations
 from .parts import qwen3
 from .tokenizers import qwen_tokenizer
 
@@ -34,7 +34,7 @@ def _vae() -> AutoencoderKLFlux2:
 
 
 def _transformer(guidance: bool) -> Flux2Transformer2DModel:
-    return Flux2Transformer2DModel(
+    transformer = Flux2Transformer2DModel(
         patch_size=1,
         in_channels=8,
         num_layers=1,
@@ -46,6 +46,8 @@ def _transformer(guidance: bool) -> Flux2Transformer2DModel:
         axes_dims_rope=(4, 4, 4, 4),
         guidance_embeds=guidance,
     )
+    strengthen(transformer)
+    return transformer
 
 
 def _mistral() -> Mistral3ForConditionalGeneration:

@@ -16,6 +16,7 @@ from diffusers.pipelines.longcat_image import pipeline_longcat_image, pipeline_l
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 
 from .family import Family, finish, picture, seeded, variations
+from .glm import build_glm, glm_requests
 from .parts import qwen_processor, qwen_vae, qwen_vl, vae
 from .tokenizers import qwen_tokenizer
 
@@ -66,7 +67,7 @@ def _build_qwen(pipeline: type, **more: Any) -> Any:
         return finish(built)
 
 
-def _build_longcat(pipeline: type) -> Any:
+def _build_longcat(pipeline: type, length: int) -> Any:
     _shrink_constants()
     with seeded():
         built = pipeline(
@@ -87,7 +88,7 @@ def _build_longcat(pipeline: type) -> Any:
                 axes_dims_rope=[4, 4, 8],
             ),
         )
-        built.tokenizer_max_length = 128
+        built.tokenizer_max_length = length
         return finish(built)
 
 
@@ -158,7 +159,8 @@ FAMILIES = {
             lambda: _build_qwen(QwenImageEditPlusPipeline, processor=qwen_processor()),
             _edit_plus,
         ),
-        Family("longcat-image", lambda: _build_longcat(LongCatImagePipeline), _longcat),
-        Family("longcat-image-edit", lambda: _build_longcat(LongCatImageEditPipeline), _longcat_edit),
+        Family("longcat-image", lambda: _build_longcat(LongCatImagePipeline, 48), _longcat),
+        Family("glm-image", build_glm, glm_requests, note="the language model draws from torch's global generator"),
+        Family("longcat-image-edit", lambda: _build_longcat(LongCatImageEditPipeline, 128), _longcat_edit),
     )
 }
