@@ -24,6 +24,7 @@ from diffusers import (
     PixArtTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
+    ZImageImg2ImgPipeline,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
@@ -40,7 +41,7 @@ from transformers import (
 )
 
 from . import dit_more
-from .family import Family, finish, seeded, strengthen, variations
+from .family import Family, finish, picture, seeded, strengthen, variations
 from .parts import deep_vae, qwen3, t5_text, vae
 from .tokenizers import bert_tokenizer, causal_tokenizer, qwen_tokenizer, t5_tokenizer
 
@@ -162,7 +163,7 @@ def _sana() -> list[dict[str, Any]]:
     )
 
 
-def _build_z_image() -> Any:
+def _build_z_image(pipeline: type = ZImagePipeline) -> Any:
     with seeded():
         transformer = ZImageTransformer2DModel(
             all_patch_size=(2,),
@@ -181,7 +182,7 @@ def _build_z_image() -> Any:
             transformer.x_pad_token.normal_()
             transformer.cap_pad_token.normal_()
         return finish(
-            ZImagePipeline(
+            pipeline(
                 scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
                 vae=vae(),
                 text_encoder=Qwen3Model(qwen3()),
@@ -199,6 +200,17 @@ def _z_image() -> list[dict[str, Any]]:
         {"guidance_scale": 5.0, "cfg_normalization": True, "negative_prompt": "dark, noisy, low quality"},
         {"guidance_scale": 0.0},
         {"guidance_scale": 4.0, "cfg_truncation": 0.5},
+        max_sequence_length=160,
+    )
+
+
+def _z_image_img2img() -> list[dict[str, Any]]:
+    return variations(
+        {"image": picture(1, 32), "strength": 0.8, "guidance_scale": 4.0, "negative_prompt": "blurry"},
+        {"image": picture(2, (32, 48)), "strength": 1.0, "guidance_scale": 0.0},
+        {"image": picture(3, 32), "strength": 0.5, "guidance_scale": 3.0},
+        {"image": picture(4, (32, 48)), "strength": 0.7, "guidance_scale": 5.0},
+        {"image": picture(5, 32), "strength": 0.9, "guidance_scale": 0.0},
         max_sequence_length=160,
     )
 
@@ -454,6 +466,7 @@ FAMILIES = {
         Family("pixart-sigma", _build_pixart, _pixart),
         Family("sana", _build_sana, _sana),
         Family("z-image", _build_z_image, _z_image),
+        Family("z-image-img2img", lambda: _build_z_image(ZImageImg2ImgPipeline), _z_image_img2img),
         Family("lumina2", _build_lumina2, _lumina2),
         Family("cogview4", _build_cogview4, _cogview4),
         Family("hunyuan-dit", _build_hunyuan_dit, _hunyuan_dit),

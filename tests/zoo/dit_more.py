@@ -112,40 +112,40 @@ def _hidream() -> list[dict[str, Any]]:
 
 def _build_lumina_next() -> Any:
     with seeded():
-        return finish(
-            LuminaPipeline(
-                transformer=LuminaNextDiT2DModel(
-                    sample_size=16,
-                    patch_size=2,
-                    in_channels=4,
-                    hidden_size=24,
-                    num_layers=2,
-                    num_attention_heads=3,
-                    num_kv_heads=1,
-                    multiple_of=16,
-                    learn_sigma=True,
-                    qk_norm=True,
-                    cross_attention_dim=16,
-                ),
-                scheduler=FlowMatchEulerDiscreteScheduler(),
-                vae=deep_vae(shift_factor=None),
-                text_encoder=GemmaModel(
-                    GemmaConfig(
-                        vocab_size=200,
-                        hidden_size=16,
-                        intermediate_size=24,
-                        num_hidden_layers=2,
-                        num_attention_heads=2,
-                        num_key_value_heads=1,
-                        head_dim=8,
-                        pad_token_id=0,
-                        bos_token_id=1,
-                        eos_token_id=2,
-                    )
-                ),
-                tokenizer=causal_tokenizer(),
-            )
+        built = LuminaPipeline(
+            transformer=LuminaNextDiT2DModel(
+                sample_size=16,
+                patch_size=2,
+                in_channels=4,
+                hidden_size=24,
+                num_layers=2,
+                num_attention_heads=3,
+                num_kv_heads=1,
+                multiple_of=16,
+                learn_sigma=True,
+                qk_norm=True,
+                cross_attention_dim=16,
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            vae=deep_vae(shift_factor=None),
+            text_encoder=GemmaModel(
+                GemmaConfig(
+                    vocab_size=200,
+                    hidden_size=16,
+                    intermediate_size=24,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    num_key_value_heads=1,
+                    head_dim=8,
+                    pad_token_id=0,
+                    bos_token_id=1,
+                    eos_token_id=2,
+                )
+            ),
+            tokenizer=causal_tokenizer(),
         )
+        built.transformer.pad_token.data.normal_()
+        return finish(built)
 
 
 def _lumina_next() -> list[dict[str, Any]]:

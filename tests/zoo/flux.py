@@ -10,6 +10,7 @@ from diffusers import (
     FluxControlNetPipeline,
     FluxFillPipeline,
     FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
     FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -102,6 +103,24 @@ def _img2img() -> list[dict[str, Any]]:
     )
 
 
+def _inpaint() -> list[dict[str, Any]]:
+    return variations(
+        {"image": picture(1, 32), "mask_image": mask(1, 32), "strength": 0.8},
+        {"image": picture(2, (32, 48)), "mask_image": mask(2, (32, 48)), "strength": 1.0},
+        {
+            "image": picture(3, 32),
+            "mask_image": mask(3, 32),
+            "strength": 0.5,
+            "true_cfg_scale": 3.0,
+            "negative_prompt": "blurry",
+        },
+        {"image": picture(4, (32, 48)), "mask_image": mask(4, (32, 48)), "strength": 0.7, "guidance_scale": 2.0},
+        {"image": picture(5, 32), "mask_image": mask(5, 32), "strength": 0.9},
+        guidance_scale=5.0,
+        max_sequence_length=48,
+    )
+
+
 def _build_controlnet() -> Any:
     with seeded():
         controlnet = FluxControlNetModel(
@@ -163,6 +182,7 @@ FAMILIES = {
         Family("flux-kontext", lambda: _build(FluxKontextPipeline), _kontext),
         Family("flux-fill", lambda: _build(FluxFillPipeline, 48), _fill),
         Family("flux-img2img", lambda: _build(FluxImg2ImgPipeline), _img2img),
+        Family("flux-inpaint", lambda: _build(FluxInpaintPipeline), _inpaint),
         Family("flux-controlnet", _build_controlnet, _controlnet, denoisers=("transformer", "controlnet")),
         Family("chroma", _build_chroma, _chroma),
     )

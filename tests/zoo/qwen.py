@@ -9,6 +9,7 @@ from diffusers import (
     LongCatImageTransformer2DModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
+    QwenImageImg2ImgPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
@@ -104,6 +105,17 @@ def _qwen() -> list[dict[str, Any]]:
     )
 
 
+def _img2img() -> list[dict[str, Any]]:
+    return variations(
+        {"image": picture(1, 32), "strength": 0.8, "true_cfg_scale": 4.0, "negative_prompt": "blurry"},
+        {"image": picture(2, (32, 48)), "strength": 1.0},
+        {"image": picture(3, 32), "strength": 0.5, "true_cfg_scale": 1.0},
+        {"image": picture(4, (32, 48)), "strength": 0.7, "negative_prompt": " "},
+        {"image": picture(5, 32), "strength": 0.9},
+        max_sequence_length=128,
+    )
+
+
 def _edit() -> list[dict[str, Any]]:
     return variations(
         {"image": picture(1, 32), "true_cfg_scale": 4.0, "negative_prompt": "blurry"},
@@ -154,6 +166,7 @@ FAMILIES = {
     for family in (
         Family("qwen-image", lambda: _build_qwen(QwenImagePipeline), _qwen),
         Family("qwen-image-edit", lambda: _build_qwen(QwenImageEditPipeline, processor=qwen_processor()), _edit),
+        Family("qwen-image-img2img", lambda: _build_qwen(QwenImageImg2ImgPipeline), _img2img),
         Family(
             "qwen-image-edit-plus",
             lambda: _build_qwen(QwenImageEditPlusPipeline, processor=qwen_processor()),
