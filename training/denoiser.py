@@ -1,4 +1,4 @@
-"""Trains the demo model's transformer together with its text encoders: flow matching on the latents of scenes and edits."""
+"""Trains the demo model's transformer and its text encoders together: flow matching on latents of scenes and edits."""
 
 import argparse
 import pickle
@@ -39,7 +39,7 @@ class Model(nn.Module):
     def forward(
         self, tokens: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, condition: torch.Tensor | None
     ) -> torch.Tensor:
-        """Velocity for packed `noisy` latents [rows, tokens, channels]; `condition` are the clean latents of an edit."""
+        """Velocity for `noisy` latents as [rows, tokens, channels]; `condition` are the clean latents of an edit."""
         height, width, packed = _pack(noisy)
         image_ids = FluxPipeline._prepare_latent_image_ids(1, height, width, noisy.device, noisy.dtype)
         hidden = packed
@@ -86,7 +86,7 @@ class Shards:
     def batch(
         self, rng: random.Random, count: int, progress: float
     ) -> tuple[list[str], torch.Tensor, torch.Tensor | None]:
-        """Texts, latents and, for edits, the latents before; mostly single things, small pictures, no edits at first."""
+        """Texts, latents and, for edits, the latents before. At first mostly single things, small pictures, no edits."""
         names = sorted(self._shards)
         shard = self._shards[rng.choice(names)]
         if progress < 0.3 and self._tokens(shard) > 40 and rng.random() < 0.5:
@@ -160,7 +160,7 @@ def train(
             )
             total = 0.0
             shards.refresh()
-        if step % 300 == 0:
+        if step % 150 == 0:
             _save(folder, model, optimizer, average, step, progress, shards)
     _save(folder, model, optimizer, average, step, 1.0, shards)
 

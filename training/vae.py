@@ -1,4 +1,4 @@
-"""Trains the demo model's autoencoder on crops of scenes: 8x smaller, 8 latent channels, flat colours and sharp edges."""
+"""Trains the demo model's autoencoder on crops of scenes: 8x smaller, 12 latent channels."""
 
 import argparse
 import random
@@ -20,7 +20,7 @@ REFERENCE = 4.0
 
 
 def build() -> AutoencoderKL:
-    """The autoencoder, untrained. One norm group (smaller ones would forget absolute colours); residuals start at zero."""
+    """The autoencoder, untrained. One norm group (smaller ones would forget absolute colours)."""
     vae = AutoencoderKL(
         block_out_channels=(16, 32, 64, 64),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -89,12 +89,18 @@ def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
 
 
 def crops(rng: random.Random, count: int) -> torch.Tensor:
-    """`count` crops of scenes of many sizes, a few from each scene."""
+    """`count` crops of scenes of many sizes, around the edges of things: flat colours have little to teach."""
     found: list[np.ndarray] = []
     while len(found) < count:
-        picture = np.asarray(render(random_scene(rng), *(rng.randrange(64, 97, 16) for _ in range(2))))
-        for _ in range(2):
-            top, left = (rng.randrange(0, n - CROP + 1, 8) for n in picture.shape[:2])
+        scene = random_scene(rng)
+        picture = np.asarray(render(scene, *(rng.randrange(64, 145, 16) for _ in range(2))))
+        height, width = picture.shape[:2]
+        for thing in rng.choices(scene.things, k=2):
+            reach = thing.half * min(height, width)
+            middle = (thing.y * height + rng.uniform(-reach, reach), thing.x * width + rng.uniform(-reach, reach))
+            top, left = (
+                round(min(max(m - CROP / 2, 0), n - CROP) / 8) * 8 for m, n in zip(middle, (height, width), strict=True)
+            )
             found.append(picture[top : top + CROP, left : left + CROP])
     return to_tensor(found[:count]).contiguous(memory_format=torch.channels_last)
 
@@ -118,7 +124,7 @@ def psnr(vae: AutoencoderKL, count: int = 32, seed: int = 10**9) -> float:
 
 @torch.no_grad()
 def balance(vae: AutoencoderKL, seed: int = 10**9) -> None:
-    """Bring the latent channels' scales closer together (by the square root of their ratios); pictures stay the same."""
+    """Bring the latent channels' scales closer together (by the root of their ratios); pictures stay the same."""
     std = vae.encode(crops(random.Random(seed), 128)).latent_dist.mode().std((0, 2, 3))
     scales = std.mean().sqrt() / (std.sqrt() * std.mean())
     vae.encoder.conv_out.weight[:LATENT_CHANNELS] *= scales[:, None, None, None]
@@ -131,7 +137,7 @@ def train(
 ) -> None:
     """Train or resume in `folder`; writes checkpoint.pt, log.jsonl and, at the end, the model in diffusers' format.
 
-    From `freeze_at` on the encoder stays as it is (written to `encoder`), so that the denoiser can be trained meanwhile.
+    From `freeze_at` on the encoder stays as it is (written to `encoder`): the denoiser can be trained meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)

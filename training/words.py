@@ -11,8 +11,10 @@ from training.scenes import random_scene
 MAX_TOKENS = 24
 _SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 # Words that people and the language model use beside those of the captions.
-_MORE = ("an", "is", "are", "it", "one", "two", "three", "something", "draw", "show", "image", "scene", "this", "colour",
-         "round", "big", "tiny", "middle", ".", "pattern", "dark", "bright", "night", "sky", "sun", "love", "shape")  # fmt: skip
+_MORE = (
+    *("an", "is", "are", "it", "one", "two", "three", "something", "draw", "show", "image", "scene", "this", "colour"),
+    *("round", "big", "tiny", "middle", ".", "pattern", "dark", "bright", "night", "sky", "sun", "love", "shape"),
+)
 
 
 def vocabulary() -> list[str]:
