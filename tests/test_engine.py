@@ -62,9 +62,7 @@ def difference(one: Any, other: Any) -> float:
 def patched(pipeline: FluxPipeline, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any]) -> None:
     """Put `change(original, **kwargs)` in place of the transformer's forward."""
     original = pipeline.transformer.forward
-    monkeypatch.setattr(
-        pipeline.transformer, "forward", lambda **kwargs: change(original, **kwargs), raising=False
-    )
+    monkeypatch.setattr(pipeline.transformer, "forward", lambda **kwargs: change(original, **kwargs), raising=False)
 
 
 def test_batched_equals_alone_with_different_steps_sizes_and_guidance(pipeline: FluxPipeline, engine: Engine) -> None:

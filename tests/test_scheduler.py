@@ -7,7 +7,13 @@ from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Schedul
 
 
 def call(
-    name: str, signature: Hashable = "a", *, stage: int = DENOISE, rows: int = 1, priority: int = 0, module: str = "unet"
+    name: str,
+    signature: Hashable = "a",
+    *,
+    stage: int = DENOISE,
+    rows: int = 1,
+    priority: int = 0,
+    module: str = "unet",
 ) -> Pending:
     return Pending(name, module, signature, stage, rows, rows * 64, int(name), priority)
 

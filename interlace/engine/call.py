@@ -24,6 +24,7 @@ from interlace.models.rules import (
     SHARED_ARGUMENTS,
     TEXT_BUCKET,
     TEXT_MASKS,
+    UNUSED_ARGUMENTS,
 )
 
 
@@ -177,7 +178,8 @@ class ModuleCall:
             key = _tensor_key(leaf, (-(-self.texts.length // TEXT_BUCKET), *leaf.shape[2:]))
             return Leaf(name, Role.ROWS, padded=True), key
         if not isinstance(leaf, torch.Tensor):
-            return Leaf(name, Role.SHARED), _constant_key(name, leaf)
+            unused = (class_name, name) in UNUSED_ARGUMENTS
+            return Leaf(name, Role.SHARED), None if unused else _constant_key(name, leaf)
         role = self._role(class_name, name, leaf, named)
         if role.role is Role.SHARED:
             return role, (_tensor_key(leaf, leaf.shape), digest(leaf))

@@ -154,8 +154,10 @@ class Executor:
 
     def _note(self, call: ModuleCall, reason: str) -> None:
         label = f"{call.target.label} ({type(call.target.module).__name__})"
-        if self.stats.unfused.setdefault(label, reason) is reason:
-            logger.warning("%s is not shared between requests: %s", label, reason)
+        if label not in self.stats.unfused:
+            self.stats.unfused[label] = reason
+            level = logging.INFO if call.unfusable else logging.WARNING
+            logger.log(level, "%s is not shared between requests: %s", label, reason)
 
     def _count(self, call: ModuleCall, rows: int, start: float) -> float:
         seconds = perf_counter() - start

@@ -57,7 +57,7 @@ class StepBar(tqdm):
         self._on_step(self._done, self._total)
 
     def __iter__(self) -> Iterator[Any]:
-        for item in self.iterable or ():
+        for item in () if self.iterable is None else self.iterable:
             yield item
             self.update()
 

@@ -37,6 +37,9 @@ OPTIONAL_MASKS: dict[str, str] = {
     "QwenImageControlNetModel": "encoder_hidden_states_mask",
 }
 
+# Arguments that a class takes and does not use.
+UNUSED_ARGUMENTS = frozenset({("AutoencoderKL", "generator")})
+
 # Lists with one item a row whose items may differ in length: the module pads and masks by itself.
 RAGGED_ITEMS = frozenset({"cap_feats"})  # Z-Image
 
