@@ -20,7 +20,8 @@ from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
 WIDTH = 192
 CAPTION_DROPOUT = 0.1
-EDIT_SHARE = 0.2
+EDIT_SHARE = 0.15
+NOISE_BIAS = 1.0  # flat pictures show through much noise: what goes where is decided early
 
 
 class Model(nn.Module):
@@ -86,7 +87,7 @@ class Shards:
     def batch(
         self, rng: random.Random, count: int, progress: float
     ) -> tuple[list[str], torch.Tensor, torch.Tensor | None]:
-        """Texts, latents and, for edits, the latents before. At first mostly single things, small pictures, no edits."""
+        """Texts, latents and, for edits, the latents before. At first small pictures, single things, no edits."""
         names = sorted(self._shards)
         shard = self._shards[rng.choice(names)]
         if progress < 0.3 and self._tokens(shard) > 40 and rng.random() < 0.5:
@@ -101,7 +102,7 @@ class Shards:
                 self._scale(shard["after"][picks]),
                 self._scale(shard["before"][picks]),
             )
-        among = shard["single"] if rng.random() < 0.8 - 2 * progress else range(len(shard["scenes"]))
+        among = shard["single"] if rng.random() < max(0.8 - 2 * progress, 0.35) else range(len(shard["scenes"]))
         picks = [rng.choice(among) for _ in range(rows)]
         return [caption(shard["scenes"][i], rng) for i in picks], self._scale(shard["latents"][picks]), None
 
@@ -119,7 +120,7 @@ def loss_of(model: Model, words: PreTrainedTokenizerFast, batch: Any, rng: rando
     texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in texts]
     tokens = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
     noise = torch.randn_like(latents)
-    sigmas = torch.sigmoid(torch.randn(len(latents)))
+    sigmas = torch.sigmoid(NOISE_BIAS + torch.randn(len(latents)))
     noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
     return (model(tokens, noisy, sigmas, condition) - _pack(noise - latents)[2]).square().mean()
 

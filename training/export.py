@@ -80,7 +80,7 @@ def assemble(vae: AutoencoderKL, checkpoint: Path, *, averaged: bool = True) -> 
     if averaged:
         _averaged(model, state)
     vae.register_to_config(shift_factor=state["mean"], scaling_factor=1 / state["std"])
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False)
     return FluxPipeline(
         scheduler, vae, model.text_encoder, words, model.text_encoder_2, tokenizer(), model.transformer.eval()
     )

@@ -37,7 +37,7 @@ An idea about anything else gets some prompt, but not a fitting one.
 
 def random_pair(rng: random.Random) -> tuple[str, str]:
     """An idea and a prompt that fits it."""
-    scene = random_scene(rng, 1 if rng.random() < 0.8 else 2)
+    scene = random_scene(rng, 1 if rng.random() < 0.8 else 2, plain_only=rng.random() < 0.95)
     return _idea(scene, rng), caption(scene, rng, complete=True)
 
 
@@ -144,6 +144,7 @@ def export(folder: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     model.to(torch.float16).save_pretrained(target, safe_serialization=True)
     words.save_pretrained(target)
+    (target / "model.safetensors").chmod(0o644)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     (target / "README.md").write_text(_CARD.format(parameters=millions, words=len(words) - 4), encoding="utf-8")
 
