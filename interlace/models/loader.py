@@ -49,7 +49,7 @@ def load_model(
     try:
         pipeline = chosen.from_pretrained(
             source,
-            torch_dtype=parse_dtype(dtype) or (torch.float32 if device == "cpu" else torch.bfloat16),
+            dtype=parse_dtype(dtype) or (torch.float32 if device == "cpu" else torch.bfloat16),
             variant=variant,
             revision=revision,
             local_files_only=local_files_only,

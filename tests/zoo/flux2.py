@@ -115,7 +115,7 @@ def _flux2() -> list[dict[str, Any]]:
         {"guidance_scale": 2.5},
         {"guidance_scale": 1.0, "image": picture(1, 64)},
         {"guidance_scale": 3.0, "image": [picture(2, (80, 64)), picture(3, 64)]},
-        {"guidance_scale": 5.0, "max_sequence_length": 96},
+        {"guidance_scale": 5.0},
         {"guidance_scale": 3.5, "image": picture(4, (64, 72)), "height": None, "width": None},
         **_COMMON,
     )

@@ -173,7 +173,13 @@ FAMILIES = {
             _edit_plus,
         ),
         Family("longcat-image", lambda: _build_longcat(LongCatImagePipeline, 48), _longcat),
-        Family("glm-image", build_glm, glm_requests, note="the language model draws from torch's global generator"),
+        Family(
+            "glm-image",
+            build_glm,
+            glm_requests,
+            shares=False,
+            note="draws from torch's global generator; its transformer gets a cache object with state at every call",
+        ),
         Family("longcat-image-edit", lambda: _build_longcat(LongCatImageEditPipeline, 128), _longcat_edit),
     )
 }
