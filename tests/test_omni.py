@@ -44,7 +44,8 @@ def near(one: Image.Image, other: Image.Image) -> bool:
 
 def test_strings_and_dicts_give_one_output_each_in_order(omni: Omni, folder: Path) -> None:
     outputs = omni.generate(
-        ["a red circle", {"prompt": "a blue star", "seed": 7, "num_inference_steps": 5}, {"prompt": "x", "width": 32}], PARAMS
+        ["a red circle", {"prompt": "a blue star", "seed": 7, "num_inference_steps": 5}, {"prompt": "x", "width": 32}],
+        PARAMS,
     )
     assert [output.prompt for output in outputs] == ["a red circle", "a blue star", "x"]
     assert [output.seeds for output in outputs] == [[1], [7], [1]]

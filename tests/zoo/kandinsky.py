@@ -9,8 +9,8 @@ from diffusers import (
     PriorTransformer,
     UnCLIPScheduler,
     UNet2DConditionModel,
+    VQModel,
 )
-from diffusers import VQModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from .family import Family, finish, seeded, variations
@@ -89,7 +89,7 @@ def _requests() -> list[dict[str, Any]]:
         {"guidance_scale": 5.0, "negative_prompt": "ugly"},
         {"guidance_scale": 2.0, "prior_num_inference_steps": 3},
         sizes=((64, 64), (64, 128)),
-        **{"prior_num_inference_steps": 2},
+        prior_num_inference_steps=2,
     )
 
 
