@@ -20,7 +20,6 @@ from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
 WIDTH = 192
 CAPTION_DROPOUT = 0.1
-EDIT_SHARE = 0.15
 NOISE_BIAS = 1.0  # flat pictures show through much noise: what goes where is decided early
 
 
@@ -69,7 +68,8 @@ def _pack(latents: torch.Tensor) -> tuple[int, int, torch.Tensor]:
 class Shards:
     """The latents on disk. New shards are noticed while the training runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, easy_share: float, edit_share: float) -> None:
+        self._easy_share, self._edit_share = easy_share, edit_share
         self._folder, self._shards = folder, dict[str, dict[str, Any]]()
         self.mean, self.std = 0.0, 1.0
 
@@ -80,6 +80,7 @@ class Shards:
                 shard = torch.load(path, weights_only=False)
                 shard["scenes"] = pickle.loads(shard["scenes"])
                 shard["single"] = [i for i, scene in enumerate(shard["scenes"]) if len(scene.things) == 1]
+                shard["easy"] = [i for i in shard["single"] if shard["scenes"][i].background.pattern == "plain"]
                 if not self._shards:
                     self.mean, self.std = float(shard["latents"].float().mean()), float(shard["latents"].float().std())
                 self._shards[path.name] = shard
@@ -93,7 +94,7 @@ class Shards:
         if progress < 0.3 and self._tokens(shard) > 40 and rng.random() < 0.5:
             shard = self._shards[rng.choice(names)]
         tokens = self._tokens(shard)
-        edit = progress > 0.25 and rng.random() < EDIT_SHARE
+        edit = progress > 0.25 and rng.random() < self._edit_share
         rows = max(round(count * (64 + MAX_TOKENS) / (tokens * (1 + edit) + MAX_TOKENS)), 4)
         if edit:
             picks = [rng.randrange(len(shard["instructions"])) for _ in range(rows)]
@@ -102,7 +103,7 @@ class Shards:
                 self._scale(shard["after"][picks]),
                 self._scale(shard["before"][picks]),
             )
-        among = shard["single"] if rng.random() < max(0.8 - 2 * progress, 0.35) else range(len(shard["scenes"]))
+        among = shard["easy"] if rng.random() < self._easy_share else range(len(shard["scenes"]))
         picks = [rng.choice(among) for _ in range(rows)]
         return [caption(shard["scenes"][i], rng) for i in picks], self._scale(shard["latents"][picks]), None
 
@@ -126,20 +127,33 @@ def loss_of(model: Model, words: PreTrainedTokenizerFast, batch: Any, rng: rando
 
 
 def train(
-    folder: Path, latents: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int
+    folder: Path,
+    shards: Shards,
+    *,
+    minutes: float | None,
+    num_steps: int,
+    batch: int,
+    peak: float,
+    seed: int,
+    resume_at: float | None = None,
 ) -> None:
-    """Train or resume in `folder`; checkpoint.pt holds all that is needed to go on and to export."""
+    """Train or resume in `folder`; checkpoint.pt holds all that is needed to go on and to export.
+
+    `resume_at` (with minutes) says how far the schedule is taken to be, in place of what the checkpoint says: to train
+    on after its end.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     words = tokenizer()
-    model, shards = Model(len(words)), Shards(latents)
+    model = Model(len(words))
     shards.refresh()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     average, step, done = Average(model, 0.999), 0, 0.0
     if state := load_checkpoint(folder / "checkpoint.pt"):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        average.values, step, done = state["average"], state["step"], state["progress"]
+        average.values, step = state["average"], state["step"]
+        done = state["progress"] if resume_at is None else resume_at
         shards.mean, shards.std = state["mean"], state["std"]
     budget, start, total, samples = Budget(num_steps, minutes, done=done), time.monotonic(), 0.0, 0
     while (progress := budget.progress(step)) < 1:
@@ -181,7 +195,12 @@ def main() -> None:
     parser.add_argument("--latents", type=Path, default=Path("out/training/latents"))
     parser.add_argument("--minutes", type=float, help="train (on) for this long instead of --num-steps")
     parser.add_argument("--end-at", help="train (on) until this time of day, HH:MM")
+    parser.add_argument(
+        "--resume-at", type=float, help="take a checkpoint's schedule to be so far (0 to 1), to train on"
+    )
     parser.add_argument("--num-steps", type=int, default=6000)
+    parser.add_argument("--easy-share", type=float, default=0.3, help="of batches with one thing on a plain background")
+    parser.add_argument("--edit-share", type=float, default=0.2, help="of batches with edits, after the first quarter")
     parser.add_argument("--batch", type=int, default=32, help="pictures of 128x128 in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -192,8 +211,9 @@ def main() -> None:
         hour, minute = map(int, args.end_at.split(":"))
         end = datetime.now().replace(hour=hour, minute=minute, second=0)
         args.minutes = (end - datetime.now()).total_seconds() / 60
-    train(args.folder, args.latents, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch,
-          peak=args.learning_rate, seed=args.seed)  # fmt: skip
+    shards = Shards(args.latents, easy_share=args.easy_share, edit_share=args.edit_share)
+    train(args.folder, shards, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch,
+          peak=args.learning_rate, seed=args.seed, resume_at=args.resume_at)  # fmt: skip
 
 
 if __name__ == "__main__":
