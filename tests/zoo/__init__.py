@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from .family import Family
 
-_MODULES = ("flux", "flux2", "qwen", "dit", "stable_diffusion", "controlnet", "kandinsky", "video", "audio")
+_MODULES = ("flux", "flux2", "qwen", "dit", "stable_diffusion", "controlnet", "kandinsky", "video", "more")
 
 
 def _collect() -> dict[str, Family]:
