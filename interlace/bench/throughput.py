@@ -5,6 +5,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -71,21 +72,8 @@ def measure(
         }
         for way in ways.values():  # learns and verifies, so that the measured runs are the steady state
             way([{**kwargs, "num_inference_steps": 3} for kwargs in requests()])
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        overheads, differences, forwards = [], [], {}
-        for _ in range(repeats):
-            images: dict[str, Images] = {}
-            for name, way in ways.items():
-                before, batch = engine.stats(), requests()
-                start = perf_counter()
-                images[name] = way(batch)
-                seconds[name].append(perf_counter() - start)
-                if name == "interlace":
-                    after = engine.stats()
-                    overheads.append((after["seconds"]["engine"] - before["seconds"]["engine"]) / seconds[name][-1])
-                    forwards = {k: n - before["forwards"].get(k, 0) for k, n in after["forwards"].items()}
-            pairs = zip(images["sequential"], images["interlace"], strict=True)
-            differences.append(max(float(np.abs(a - b).max()) for a, b in pairs))
+        rounds = [_round(ways, requests, engine) for _ in range(repeats)]
+    seconds = {name: [one.seconds[name] for one in rounds] for name in ways}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "workload": workload,
@@ -99,10 +87,37 @@ def measure(
         "seconds": {name: round(value, 3) for name, value in medians.items()},
         "requests_per_second": round(num_requests / medians["interlace"], 3),
         **{f"ratio_vs_{name}": _paired_ratio(seconds, name) for name in ("sequential", "static", "request")},
-        "max_abs_diff": max(differences),
-        "forwards": forwards,
-        "engine_overhead_fraction": round(statistics.median(overheads), 4),
+        "max_abs_diff": max(one.difference for one in rounds),
+        "forwards": rounds[-1].forwards,
+        "engine_overhead_fraction": round(statistics.median(one.overhead for one in rounds), 4),
     }
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Every way once: its seconds; of Interlace also the largest difference, the engine's share and the forwards."""
+
+    seconds: dict[str, float]
+    difference: float
+    overhead: float
+    forwards: dict[str, int]
+
+
+def _round(ways: dict[str, Callable[[Requests], Images]], requests: Callable[[], Requests], engine: Engine) -> _Round:
+    seconds, images, before = {}, {}, engine.stats()
+    for name, way in ways.items():
+        batch = requests()
+        start = perf_counter()
+        images[name] = way(batch)
+        seconds[name] = perf_counter() - start
+    after = engine.stats()
+    pairs = zip(images["sequential"], images["interlace"], strict=True)
+    return _Round(
+        seconds=seconds,
+        difference=max(float(np.abs(a - b).max()) for a, b in pairs),
+        overhead=(after["seconds"]["engine"] - before["seconds"]["engine"]) / seconds["interlace"],
+        forwards={name: n - before["forwards"].get(name, 0) for name, n in after["forwards"].items()},
+    )
 
 
 def _paired_ratio(seconds: dict[str, list[float]], name: str) -> float:

@@ -87,8 +87,8 @@ class ModuleCall:
     """The call `target(*args, **kwargs)`, analysed.
 
     `rows` is the number of independent samples along the batch dimension; `tokens` the positions that they hold
-    together. `signature` is None when the call can't be shared, and `unfusable` says why; calls with texts of other
-    lengths have the same `signature` and, where that matters, another `strict_signature`.
+    together. `signature` is None when the call can't be shared, and `unfusable` says why. Calls whose texts are padded
+    to share have one `signature` and different `lengths`.
     """
 
     __slots__ = (

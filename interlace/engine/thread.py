@@ -102,10 +102,11 @@ class Engine:
         """Counts since the start: forwards and rows per module, what isn't shared and why, where the time went."""
         core, counts = self._core, self._core.executor.stats
         forward_s, strand_s, loop_s = counts.forward_seconds, core.strand_seconds, core.loop_seconds
+        forwards, rows = dict(counts.forwards), dict(counts.rows)  # copied whole: the engine goes on counting
         return {
-            "forwards": dict(counts.forwards),
-            "rows": dict(counts.rows),
-            "mean_rows": {name: counts.rows[name] / n for name, n in counts.forwards.items()},
+            "forwards": forwards,
+            "rows": rows,
+            "mean_rows": {name: rows.get(name, 0) / n for name, n in forwards.items()},
             "unfused": dict(counts.unfused),
             "exclusive": core.exclusive,
             "verified": counts.verified,
