@@ -179,7 +179,7 @@ def info(
 @bench.command
 def throughput(
     *,
-    model_name: str = "demo",
+    model_name: Annotated[str, Parameter(alias="--model")] = "demo",
     workload: str = "mixed",
     num_requests: int = 16,
     repeats: int = 1,
@@ -221,6 +221,7 @@ def throughput(
     """
     from interlace.bench.throughput import throughput as measure
 
+    _without_bars()
     measure(
         model_name=model_name,
         workload=workload,
