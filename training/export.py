@@ -48,7 +48,7 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Pictures from 64 to 192 pixels a side, in steps of 16.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
-Its training was short: backgrounds and colours mostly come out (now and then swapped), but shapes are mere blobs, and
+Its training was short: backgrounds and colours come out in about half of the pictures (often swapped), shapes are mere blobs, and
 two or three things are rarely told apart.
 `training/README.md` has the measured figures and how to train it again.
 """
@@ -92,6 +92,10 @@ def export(pipeline: FluxPipeline, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     (folder / "interlace.json").write_text(json.dumps(SETTINGS, indent=2) + "\n", encoding="utf-8")
+    for path in folder.glob("*/config.json"):
+        settings = json.loads(path.read_text())
+        settings.pop("_name_or_path", None)  # where the checkpoint lay on the machine that trained it
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)
     modules = (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2, pipeline.transformer)
