@@ -48,8 +48,8 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Pictures from 64 to 192 pixels a side, in steps of 16.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
-Its training was short: backgrounds and colours come out in about half of the pictures (often swapped), shapes are mere blobs, and
-two or three things are rarely told apart.
+Its training was short: backgrounds and colours come out in about half of the pictures (often swapped),
+shapes are mere blobs, and two or three things are rarely told apart.
 `training/README.md` has the measured figures and how to train it again.
 """
 
