@@ -314,3 +314,24 @@ def test_what_is_no_pipeline_or_option_is_refused(pipeline: FluxPipeline, engine
         engine.submit(request(), request_id="twice")
     engine.abort("twice")
     wait([future])
+
+
+@pytest.mark.parametrize(("mode", "checks"), [("first", 1), ("always", 4), ("off", 0)])
+def test_verification_runs_when_it_is_asked_for(pipeline: FluxPipeline, mode: str, checks: int) -> None:
+    with Engine(pipeline, verify_fusion=mode) as engine:
+        engine.map([request(i, guidance_scale=2.0) for i in range(3)])
+        before = engine.stats()["verified"]
+        engine.map([request(i, guidance_scale=2.0) for i in range(3)])
+        again = engine.stats()["verified"] - before
+    if mode == "always":
+        assert again >= checks, "every shared forward"
+    else:
+        assert again == 0, "kinds are known"
+        assert (before > 0) == (checks > 0)
+
+
+def test_with_verification_off_outputs_are_still_equal(pipeline: FluxPipeline) -> None:
+    with Engine(pipeline, verify_fusion="off") as engine:
+        results = engine.map([request(i, steps=3 + i) for i in range(3)])
+    for i, result in enumerate(results):
+        assert difference(result, alone(pipeline, seed=i, steps=3 + i)) < 1e-5
