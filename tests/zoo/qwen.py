@@ -16,7 +16,7 @@ from diffusers import (
 from diffusers.pipelines.longcat_image import pipeline_longcat_image, pipeline_longcat_image_edit
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 
-from .family import Family, finish, picture, seeded, variations
+from .family import Family, finish, picture, seeded, strengthen, variations
 from .glm import build_glm, glm_requests
 from .parts import qwen_processor, qwen_vae, qwen_vl, vae
 from .tokenizers import qwen_tokenizer
@@ -65,6 +65,7 @@ def _build_qwen(pipeline: type, **more: Any) -> Any:
         # The stock template with these tokenizers is longer than the count of tokens that the pipeline drops.
         prefix = built.prompt_template_encode.split("{}")[0]
         built.prompt_template_encode_start_idx = len(built.tokenizer(prefix).input_ids)
+        strengthen(built.transformer)
         return finish(built)
 
 
@@ -106,12 +107,13 @@ def _qwen() -> list[dict[str, Any]]:
 
 
 def _img2img() -> list[dict[str, Any]]:
+    """All but the second skip a step: with none skipped, only noise goes in, and the picture does not matter."""
     return variations(
-        {"image": picture(1, 32), "strength": 0.8, "true_cfg_scale": 4.0, "negative_prompt": "blurry"},
+        {"image": picture(1, 32), "strength": 0.6, "true_cfg_scale": 4.0, "negative_prompt": "blurry"},
         {"image": picture(2, (32, 48)), "strength": 1.0},
         {"image": picture(3, 32), "strength": 0.5, "true_cfg_scale": 1.0},
-        {"image": picture(4, (32, 48)), "strength": 0.7, "negative_prompt": " "},
-        {"image": picture(5, 32), "strength": 0.9},
+        {"image": picture(4, (32, 48)), "strength": 0.4, "negative_prompt": " "},
+        {"image": picture(5, 32), "strength": 0.7},
         max_sequence_length=128,
     )
 

@@ -24,7 +24,7 @@ from diffusers import (
 from peft import LoraConfig
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from .family import Family, finish, mask, picture, seeded, variations
+from .family import Family, finish, mask, picture, seeded, strengthen, variations
 from .parts import clip_text, t5_text, vae
 from .tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -150,6 +150,7 @@ def _controlnet() -> Any:
         norm_num_groups=4,
         attention_head_dim=4,
     )
+    strengthen(control.controlnet_cond_embedding, 4.0)
     return _sd(StableDiffusionControlNetPipeline, controlnet=control)
 
 

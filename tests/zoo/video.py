@@ -30,14 +30,14 @@ from diffusers import (
 )
 from transformers import LlamaConfig, LlamaModel
 
-from .family import PROMPTS, Family, finish, generator, seeded, variations
+from .family import PROMPTS, Family, finish, generator, seeded, strengthen, variations
 from .parts import clip_text, t5_text
 from .stable_diffusion import _sd_vae, _unet
 from .tokenizers import clip_tokenizer, t5_tokenizer
 
 
 def _wan_transformer() -> WanTransformer3DModel:
-    return WanTransformer3DModel(
+    transformer = WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
@@ -51,6 +51,8 @@ def _wan_transformer() -> WanTransformer3DModel:
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=32,
     )
+    strengthen(transformer)
+    return transformer
 
 
 def _wan(**more: Any) -> Any:
@@ -299,7 +301,7 @@ _ALL = (
             ((16, 16), (16, 32)),
             max_sequence_length=16,
             prompt_template={"template": "{}", "crop_start": 0},
-            negative_prompt=None,
+            true_cfg_scale=2.0,
         ),
     ),
     Family("animatediff", _build(_animatediff), lambda: _clips((4, 4, 4, 2), ((16, 16),)), denoisers=("unet",)),
