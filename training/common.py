@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 
 class Budget:
@@ -63,9 +64,33 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     return torch.load(path, weights_only=False) if path.exists() else None
 
 
-def log_line(path: Path, **values: Any) -> None:
+class Bar:
+    """A progress bar on a terminal, and a JSON line a report in `path` (on stdout too where that is no terminal)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._bar = path, tqdm(total=100.0, unit="%", disable=None, bar_format=_BAR_FORMAT)
+
+    def update(self, progress: float) -> None:
+        """`progress` is the share of the training that is done, 0 to 1."""
+        self._bar.n = min(100 * progress, 100.0)
+        self._bar.refresh()
+
+    def report(self, **values: Any) -> None:
+        """Figures of the last steps."""
+        if self._bar.disable:
+            log_line(self._path, **values)
+            return
+        self._bar.set_postfix({name: values[name] for name in ("step", "loss", "psnr") if name in values})
+        log_line(self._path, echo=False, **values)
+
+
+_BAR_FORMAT = "{percentage:5.1f}% |{bar}| {elapsed} < {remaining}{postfix}"
+
+
+def log_line(path: Path, *, echo: bool = True, **values: Any) -> None:
     """One JSON line a report, on stdout too."""
     line = json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()})
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-    print(line, flush=True)
+    if echo:
+        print(line, flush=True)

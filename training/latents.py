@@ -19,9 +19,9 @@ SCENES, PAIRS = 1200, 300  # a shard
 
 
 def shard_size(index: int) -> tuple[int, int]:
-    """Height and width of all pictures of a shard: 128x128 in half of them, 64x64 in a quarter, else any size."""
-    if index % 4 != 2:
-        return (64, 64) if index % 4 == 1 else (128, 128)
+    """Height and width of all pictures of a shard: 128x128 in six of eight, 64x64 in one, any size in one."""
+    if index % 8 != 6:
+        return (64, 64) if index % 8 == 1 else (128, 128)
     rng = random.Random(index)
     side = rng.choice((64, 80, 96, 112, 128, 144))
     return side, min(max(side + rng.choice((-32, -16, 0, 0, 16, 32, 48)), 64), 192)
