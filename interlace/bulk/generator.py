@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 from interlace.bulk.rows import Job
+from interlace.errors import InvalidRequestError
 from interlace.request import Output, Request
 
 if TYPE_CHECKING:
@@ -45,7 +46,13 @@ class OmniGenerator:
         self._device = described["device"]
 
     def submit(self, job: Job) -> "Future[Output]":
-        return self._omni.submit({"prompt": job.prompt, "request_id": job.name}, job.sampling)
+        try:
+            media = {"multi_modal_data": {"image": [source.load() for source in job.images]}} if job.images else {}
+        except OSError as error:
+            failed: Future[Output] = Future()
+            failed.set_result(Output(request_id=job.name, prompt=job.prompt, error=InvalidRequestError(str(error))))
+            return failed
+        return self._omni.submit({"prompt": job.prompt, "request_id": job.name, **media}, job.sampling)
 
     def resolved(self, job: Job) -> Mapping[str, Any]:
         request = Request(request_id=job.name, prompt=job.prompt, sampling=job.sampling)

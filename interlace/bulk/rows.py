@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from interlace.bulk.formats import Record, check_file, read_records, table_header
+from interlace.bulk.images import ImageSource
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
@@ -47,6 +48,7 @@ class Job:
     name: str
     prompt: str
     sampling: SamplingParams  # one image, with its seed
+    images: tuple[ImageSource, ...] = ()  # to be edited
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Row:
     where: str  # file:line
     prompt: str
     sampling: SamplingParams
+    images: tuple[ImageSource, ...] = ()
 
     def names(self) -> list[str]:
         if self.sampling.num_images == 1:
@@ -69,7 +72,7 @@ class Row:
             own = self.sampling.seed
             seed = image_seed(base_seed, self.id, index) if own is None else own + index
             sampling = replace(self.sampling, num_images=1, seed=seed)
-            yield Job(row_id=self.id, index=index, name=name, prompt=self.prompt, sampling=sampling)
+            yield Job(row_id=self.id, index=index, name=name, prompt=self.prompt, sampling=sampling, images=self.images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,8 @@ def request_key(job: Job, model: ModelId) -> str:
     """A digest of everything that an image depends on; equal keys, equal images."""
     wanted = {name: value for name, value in asdict(job.sampling).items() if name not in _NOT_IN_THE_IMAGE}
     wanted |= asdict(model) | {"prompt": job.prompt}
+    if job.images:
+        wanted["images"] = [source.key for source in job.images]
     text = json.dumps(wanted, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

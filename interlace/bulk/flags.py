@@ -1,0 +1,73 @@
+"""The flags of `t2i` and `edit`, one dataclass a concern; help texts are the docstrings. Frozen, and without torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from interlace.flags import ModelGroup, RunGroup
+
+Switch = Parameter(negative=())
+Many = Parameter(consume_multiple=True, negative=())
+
+
+@Parameter(name="*", group=RunGroup)
+@dataclass(frozen=True, kw_only=True)
+class SelectFlags:
+    """Which rows of the input are used, and how its columns are called."""
+
+    limit: int | None = None
+    """Use only so many rows, from the start."""
+
+
+@Parameter(name="*", group=RunGroup)
+@dataclass(frozen=True, kw_only=True)
+class OutputFlags:
+    """Where and how images are written."""
+
+    output_dir: Path
+    """Where everything is written; made if missing."""
+    overwrite: Annotated[bool, Switch] = False
+    """Make every image anew, whatever is there."""
+
+
+@Parameter(name="*", group=RunGroup)
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """How the run goes about it."""
+
+    seed: int = 0
+    """A row without a seed gets one made of this number, its id and the image's index."""
+    grace_s: float = 60.0
+    """Seconds that the first Ctrl-C waits for images under way."""
+
+
+@Parameter(name="*", group=ModelGroup)
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """What makes the images."""
+
+    backend: str = "diffusers"
+    """What makes the images; this version has diffusers."""
+    torch_dtype: str | None = None
+    """float32, bfloat16 or float16; by default bfloat16 on a GPU, float32 on a CPU."""
+    device: str | None = None
+    """cuda, cuda:1, cpu, ...; by default a GPU where there is one."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    variant: str | None = None
+    """Which weight files, such as fp16."""
+    local_files_only: Annotated[bool, Switch] = False
+    """Don't download anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkFlags:
+    """Everything that one bulk command was told, beside its rows."""
+
+    model_name: str
+    output: OutputFlags
+    select: SelectFlags = field(default_factory=SelectFlags)
+    run: RunFlags = field(default_factory=RunFlags)
+    model: ModelFlags = field(default_factory=ModelFlags)

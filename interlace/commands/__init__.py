@@ -1,0 +1,1 @@
+"""The commands: flags in, one thin call each, exit status out. What is heavy is imported inside them."""
