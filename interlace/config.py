@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from interlace.checks import check_choice, check_number
 
 VerifyMode = Literal["first", "always", "off"]
-Policy = Literal["fifo"]
+Policy = Literal["fifo", "sjf", "deadline"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,9 @@ class EngineConfig:
 
     max_num_seqs: int = 16
     """Requests in flight at once; further ones wait in the queue."""
-    max_batch_rows: int | None = None
-    """Most rows in one forward (a request under classifier-free guidance has two); None: no limit."""
+    max_batch_rows: int | Literal["auto"] | None = "auto"
+    """Most rows in one forward (a request under classifier-free guidance has two). auto: as many as measured forwards
+    say is quickest; none: no limit."""
     max_batch_tokens: int | None = None
     """Most latent positions in one forward, summed over its rows; None: no limit."""
     step_execution: bool = True
@@ -24,7 +25,10 @@ class EngineConfig:
     request_batch_max_wait_ms: float = 0.0
     """With waves: the longest wait in milliseconds for company before a wave starts."""
     policy: Policy = "fifo"
-    """Which work goes first among equals of one priority."""
+    """Which work goes first among equals of one priority: fifo, the oldest request; sjf, the one with the least
+    predicted work left (waiting counts); deadline, the one whose timeout ends first."""
+    shed_hopeless: bool = False
+    """End a request as soon as it can't meet its timeout, by prediction."""
     verify_fusion: VerifyMode = "first"
     """Check fused forwards against running alone: the first of each kind, always, or never."""
     check_finite: bool = True
@@ -33,10 +37,10 @@ class EngineConfig:
     def __post_init__(self) -> None:
         check_number("max_num_seqs", self.max_num_seqs, 1, whole=True)
         for name in ("max_batch_rows", "max_batch_tokens"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, "auto" if name == "max_batch_rows" else None):
                 check_number(name, getattr(self, name), 1, whole=True)
         check_number("request_batch_max_wait_ms", self.request_batch_max_wait_ms, 0)
-        for name in ("step_execution", "check_finite"):
+        for name in ("step_execution", "check_finite", "shed_hopeless"):
             check_choice(name, getattr(self, name), (True, False))
         check_choice("verify_fusion", self.verify_fusion, get_args(VerifyMode))
         check_choice("policy", self.policy, get_args(Policy))

@@ -1,8 +1,10 @@
 """The scheduler's promises; nothing here needs torch."""
 
 from collections.abc import Hashable
+from dataclasses import replace
 
 from interlace.config import EngineConfig
+from interlace.engine.cost import CostModel
 from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler, Waiting
 
 
@@ -93,3 +95,57 @@ def test_in_a_loop_of_two_modules_those_one_call_behind_catch_up_and_then_share(
         ran.append(names(group))
         pending |= {done.request_id: call(done.request_id, "a") for done in group}
     assert ran == [["1"], ["2"], ["3"], ["1", "2", "3"]]
+
+
+def timed(name: str, remaining: float = 0.0, *, since: float = 0.0, deadline: float | None = None) -> Pending:
+    return replace(call(name, name), remaining=remaining, since=since, deadline=deadline)
+
+
+def test_sjf_takes_the_request_with_the_least_work_left() -> None:
+    scheduler = Scheduler(EngineConfig(policy="sjf"))
+    assert names(scheduler.next_forward([timed("1", 9.0), timed("2", 1.0), timed("3", 5.0)], {})) == ["2"]
+
+
+def test_sjf_starves_nobody() -> None:
+    scheduler = Scheduler(EngineConfig(policy="sjf"))
+    long = timed("1", 20.0, since=0.0)
+    now, served = 0.0, 0
+    while names(scheduler.next_forward([long, timed(str(2 + served), 1.0, since=now)], {}, now)) != ["1"]:
+        now, served = now + 1.0, served + 1  # an endless stream of short requests, one a second
+        assert served < 100
+    assert served > 10
+
+
+def test_deadline_takes_the_earliest_first_and_what_can_not_be_met_last() -> None:
+    scheduler = Scheduler(EngineConfig(policy="deadline"))
+    calls = [timed("1"), timed("2", 1.0, deadline=30.0), timed("3", 1.0, deadline=20.0), timed("4", 9.0, deadline=12.0)]
+    taken = []
+    while calls:
+        group = scheduler.next_forward(calls, {}, 10.0)
+        taken += names(group)
+        calls = [c for c in calls if c not in group]
+    assert taken == ["3", "2", "1", "4"]
+
+
+def test_priority_comes_before_every_policy() -> None:
+    for policy in ("fifo", "sjf", "deadline"):
+        scheduler = Scheduler(EngineConfig(policy=policy))  # type: ignore[arg-type]
+        urgent = replace(timed("9", 99.0, since=9.0), priority=1)
+        assert names(scheduler.next_forward([timed("1", 1.0, deadline=1.0), urgent], {}, 0.0)) == ["9"]
+
+
+def test_auto_leaves_rows_out_that_do_not_pay() -> None:
+    cost = CostModel()
+    for rows in (1, 2, 4, 8):
+        for _ in range(3):
+            cost.observe("s", rows, max(2, rows))
+    calls = [replace(call(str(i)), shape="s") for i in range(8)]
+    assert len(Scheduler(EngineConfig(), cost).next_forward(calls, {})) == 2
+    assert len(Scheduler(EngineConfig(max_batch_rows=None), cost).next_forward(calls, {})) == 8
+    assert len(Scheduler(EngineConfig(max_batch_rows=5), cost).next_forward(calls, {})) == 5
+
+
+def test_the_queue_follows_the_policy() -> None:
+    queue = [replace(waiting(1), remaining=5.0), replace(waiting(2), remaining=1.0)]
+    assert Scheduler(EngineConfig(policy="sjf", max_num_seqs=1)).admit(queue, 0, 0.0)[0] == ["2"]
+    assert Scheduler(EngineConfig(max_num_seqs=1)).admit(queue, 0, 0.0)[0] == ["1"]

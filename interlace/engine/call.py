@@ -132,6 +132,21 @@ class ModuleCall:
         return self._has_items and all(isinstance(v, torch.Tensor) or v is None for v in value)
 
     @property
+    def shape(self) -> str:
+        """Module, precision and sizes of one row, in words: forwards of one shape and row count cost the same."""
+        sizes, dtype = [], ""
+        for leaf, value in zip(self.layout, self.leaves, strict=True):
+            if leaf.role in (Role.ROWS, Role.PACKED) and value.ndim > 1:
+                row = [size for dim, size in enumerate(value.shape) if dim != leaf.dim]
+                if leaf.padded:
+                    row[0] = -(-row[0] // TEXT_BUCKET) * TEXT_BUCKET
+                sizes.append(f"{leaf.name} {'x'.join(map(str, row))}")
+                dtype = dtype or str(value.dtype).removeprefix("torch.")
+            elif leaf.role is Role.ITEMS:
+                sizes += sorted({f"{leaf.name} {'x'.join(map(str, item.shape))}" for item in value if item is not None})
+        return f"{self.target.label} {type(self.target.module).__name__} {dtype}: {', '.join(sizes)}"
+
+    @property
     def _has_items(self) -> bool:
         return isinstance(self.leaves, _ItemLeaves)
 

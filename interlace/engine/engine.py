@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -11,8 +12,10 @@ from diffusers import DiffusionPipeline
 
 from interlace.config import EngineConfig
 from interlace.engine.call import ModuleCall
+from interlace.engine.cost import CostModel
 from interlace.engine.exclusive import exclusive_reason
 from interlace.engine.executor import Executor, Outcome
+from interlace.engine.forecast import Forecast
 from interlace.engine.fuse import tensors
 from interlace.engine.intercept import Interception
 from interlace.engine.preview import watch_steps
@@ -28,14 +31,16 @@ logger = logging.getLogger("interlace.engine")
 class EngineCore:
     """Owns the strands of one pipeline. Not thread-safe: every method is called in the engine's thread."""
 
-    def __init__(self, pipeline: DiffusionPipeline, config: EngineConfig) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, config: EngineConfig, cost: CostModel | None = None) -> None:
         self._pipeline = pipeline
         self._config = config
         self.exclusive = exclusive_reason(type(pipeline))
         self._interception = Interception(pipeline)
         self._views = ViewFactory(pipeline)
-        self._scheduler = Scheduler(config)
-        self.executor = Executor(config.verify_fusion)
+        self.cost = cost or CostModel()
+        self._forecast = Forecast(type(pipeline).__call__, self.cost)
+        self._scheduler = Scheduler(config, self.cost)
+        self.executor = Executor(config.verify_fusion, self.cost)
         self._waiting: dict[str, Ticket] = {}
         self._running: dict[str, Ticket] = {}
         self.loop_seconds = 0.0
@@ -82,9 +87,16 @@ class EngineCore:
     def _drop_ended(self) -> None:
         now = monotonic()
         for ticket in self.tickets:
-            if ticket.aborted is None and ticket.deadline is not None and now > ticket.deadline:
+            if ticket.aborted is not None or ticket.deadline is None:
+                pass
+            elif now > ticket.deadline:
                 waited = now - ticket.submitted
                 ticket.aborted = DeadlineExceededError(f"request {ticket.request_id} not done after {waited:.2f} s")
+            elif self._config.shed_hopeless and now + (left := self._left(ticket)) > ticket.deadline:
+                ticket.aborted = DeadlineExceededError(
+                    f"request {ticket.request_id} needs about {left:.2f} s more, its timeout ends in "
+                    f"{max(ticket.deadline - now, 0):.2f} s; allow more time or send fewer requests"
+                )
             if ticket.aborted is not None:
                 self._end(ticket, ticket.aborted)
 
@@ -93,7 +105,7 @@ class EngineCore:
             return 0.0
         if self.exclusive and self._running:
             return 0.0
-        waiting = [ticket.waiting for ticket in self._waiting.values()]
+        waiting = [ticket.waiting(self._left(ticket)) for ticket in self._waiting.values()]
         admitted, wait = self._scheduler.admit(waiting, len(self._running), monotonic())
         for request_id in admitted[:1] if self.exclusive else admitted:
             self._start(self._waiting.pop(request_id))
@@ -116,7 +128,7 @@ class EngineCore:
 
     def _schedule(self) -> list[Ticket]:
         pending = [ticket.pending for ticket in self._running.values() if ticket.pending is not None]
-        group = self._scheduler.next_forward(pending, self.executor.row_limits)
+        group = self._scheduler.next_forward(pending, self.executor.row_limits, monotonic())
         return [self._running[call.request_id] for call in group]
 
     def _execute(self, group: list[Ticket]) -> list[Outcome]:
@@ -141,6 +153,7 @@ class EngineCore:
             metrics.decode_s += outcome.seconds
         else:
             metrics.denoise_s += outcome.seconds
+            ticket.num_denoised += 1
 
     def _advance(self, ticket: Ticket, outcome: Outcome | None) -> None:
         """Run a strand up to its next call or its end."""
@@ -168,17 +181,28 @@ class EngineCore:
         )
 
     def _describe(self, ticket: Ticket, call: ModuleCall) -> Pending:
-        stage = stage_of(call.target.component, call.target.method)
-        return Pending(
+        pending = Pending(
             ticket.request_id,
             call.target.label,
             self.executor.signature(call),
-            stage,
+            stage_of(call.target.component, call.target.method),
             call.rows,
             call.tokens,
             ticket.order,
             ticket.priority,
+            self.executor.shape(call),
+            since=ticket.submitted,
+            deadline=ticket.deadline,
         )
+        return pending if self._config.policy == "fifo" else replace(pending, remaining=self._left(ticket, pending))
+
+    def _left(self, ticket: Ticket, pending: Pending | None = None) -> float:
+        """Predicted seconds that the request would still take alone."""
+        pending = pending or ticket.pending
+        if pending is None:
+            return self._forecast.waiting(ticket.kwargs)
+        done = ticket.metrics.num_steps
+        return self._forecast.running(ticket.kwargs, pending, done, ticket.num_steps, ticket.num_denoised)
 
     def _finish(self, ticket: Ticket, said: Finished) -> None:
         error = said.error

@@ -16,6 +16,7 @@ import torch
 from interlace.config import VerifyMode
 from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
+from interlace.engine.cost import CostModel
 from interlace.engine.fuse import close, differing, fuse, split
 
 logger = logging.getLogger("interlace.engine")
@@ -48,8 +49,11 @@ class ExecutorStats:
 class Executor:
     """Executes groups of calls with equal signatures."""
 
-    def __init__(self, verify: VerifyMode) -> None:
+    def __init__(self, verify: VerifyMode, cost: CostModel | None = None) -> None:
         self._verify = verify
+        self._cost = cost or CostModel()
+        self._warm: set[tuple[str, int]] = set()  # what ran before: the first time takes longer
+        self._shapes: dict[Hashable, str] = {}
         self._proven: dict[Hashable, set[int]] = {}  # kind -> leaves seen to differ in a fusion that was right
         self._refused: set[Hashable] = set()
         self.row_limits: dict[Hashable, int] = {}  # signature -> most rows that a forward could hold
@@ -63,6 +67,14 @@ class Executor:
         if (call.kind, False) in self._refused:
             return None
         return (call.signature, call.lengths) if (call.kind, True) in self._refused else call.signature
+
+    def shape(self, call: ModuleCall) -> str:
+        """By what the cost of a call is known."""
+        if call.unfusable:
+            return ""
+        if call.signature not in self._shapes:
+            self._shapes[call.signature] = call.shape
+        return self._shapes[call.signature]
 
     def run(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient]) -> list[Outcome]:
         """One outcome a call, in order. `ambients[i]` is the torch state of the strand that made call i."""
@@ -160,7 +172,14 @@ class Executor:
             logger.log(level, "%s is not shared between requests: %s", label, reason)
 
     def _count(self, call: ModuleCall, rows: int, start: float) -> float:
+        shape = self.shape(call)
+        measured = bool(shape) and self._cost.wanted(shape, rows)
+        if measured and torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds = perf_counter() - start
+        if measured and (shape, rows) in self._warm:
+            self._cost.observe(shape, rows, seconds)
+        self._warm.add((shape, rows))
         self.stats.forwards[call.target.label] += 1
         self.stats.rows[call.target.label] += rows
         self.stats.forward_seconds += seconds

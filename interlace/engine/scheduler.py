@@ -4,10 +4,11 @@ Every policy is a sort key: the group of the first call in that order runs, with
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from interlace.config import EngineConfig
+from interlace.config import EngineConfig, Policy
+from interlace.engine.cost import CostModel
 
 ENCODE, DECODE, DENOISE = 0, 1, 2  # in the order in which they run: what lets requests join, what lets them leave
 
@@ -24,6 +25,10 @@ class Pending:
     tokens: int
     order: int
     priority: int = 0
+    shape: str = ""  # what a forward of it costs is known by this
+    remaining: float = 0.0  # predicted seconds until its request is done, alone
+    since: float = 0.0  # when its request was submitted, seconds
+    deadline: float | None = None  # on the clock of `since`
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,17 @@ class Waiting:
     since: float
     order: int
     priority: int = 0
+    remaining: float = 0.0
+    deadline: float | None = None
 
 
 class Scheduler:
-    """Picks by priority, then stage, then age. A request that can't join a forward never holds up those that can."""
+    """Picks by priority, then stage, then policy. A request that can't join a forward never holds up those that can."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, cost: CostModel | None = None) -> None:
         self._config = config
+        self._cost = cost if config.max_batch_rows == "auto" else None
+        self._rank = _POLICIES[config.policy]
         self._recent: dict[str, deque[_Point]] = {}  # the last calls of a request's denoising loop
 
     def forget(self, request_id: str) -> None:
@@ -50,7 +59,7 @@ class Scheduler:
 
     def admit(self, waiting: Iterable[Waiting], num_running: int, now: float) -> tuple[list[str], float]:
         """The requests to start now, and in how many seconds to ask again where they wait for company."""
-        queue = sorted(waiting, key=lambda w: (-w.priority, w.order))
+        queue = sorted(waiting, key=lambda w: (-w.priority, self._rank(w, now), w.order))
         if not queue:
             return [], 0.0
         if self._config.step_execution:
@@ -72,12 +81,14 @@ class Scheduler:
             return [], wait
         return [w.request_id for w in wave], 0.0
 
-    def next_forward(self, pending: Iterable[Pending], row_limits: Mapping[Hashable, int]) -> list[Pending]:
+    def next_forward(
+        self, pending: Iterable[Pending], row_limits: Mapping[Hashable, int], now: float = 0.0
+    ) -> list[Pending]:
         """The calls of the next forward, oldest first; empty when nothing is pending.
 
         `row_limits` holds what was learned of a signature: the most rows that one forward of it can take.
         """
-        calls = sorted(pending, key=lambda p: (-p.priority, p.stage, p.order))
+        calls = sorted(pending, key=lambda p: (-p.priority, p.stage, self._rank(p, now), p.order))
         if not calls:
             return []
         group = self._group(self._laggard(calls) or calls[0], calls, row_limits)
@@ -103,17 +114,46 @@ class Scheduler:
         """`head` and all that may share its forward, oldest first, within the limits."""
         if head.signature is None:
             return [head]
-        max_rows = min(row_limits.get(head.signature, _NO_LIMIT), self._config.max_batch_rows or _NO_LIMIT)
+        sharing = [head, *(call for call in calls if call is not head and call.signature == head.signature)]
+        max_rows = min(row_limits.get(head.signature, _NO_LIMIT), self._max_rows(head, sharing))
         max_tokens = self._config.max_batch_tokens or _NO_LIMIT
         group, rows, tokens = [head], head.rows, head.tokens
-        for call in calls:
-            fits = rows + call.rows <= max_rows and tokens + call.tokens <= max_tokens
-            if call is not head and call.signature == head.signature and fits:
+        for call in sharing[1:]:
+            if rows + call.rows <= max_rows and tokens + call.tokens <= max_tokens:
                 group.append(call)
                 rows, tokens = rows + call.rows, tokens + call.tokens
         return group
 
+    def _max_rows(self, head: Pending, sharing: Sequence[Pending]) -> int:
+        """The configured limit; with `auto`, the rows at which one more stops paying."""
+        if self._cost is not None:
+            return self._cost.best_rows(head.shape, sum(call.rows for call in sharing))
+        limit = self._config.max_batch_rows
+        return limit if isinstance(limit, int) else _NO_LIMIT
 
+
+def _oldest(item: Pending | Waiting, now: float) -> tuple[float, ...]:
+    return ()
+
+
+def _shortest(item: Pending | Waiting, now: float) -> tuple[float, ...]:
+    """Predicted work left, less a share of the time since submission: whoever waits long enough is shortest."""
+    return (item.remaining + _AGING * item.since,)
+
+
+def _earliest_deadline(item: Pending | Waiting, now: float) -> tuple[float, ...]:
+    """Deadlines in order; then those without; last those that can't be met any more."""
+    if item.deadline is None:
+        return (1, 0.0)
+    return (2 if now + item.remaining > item.deadline else 0, item.deadline)
+
+
+_AGING = 0.5  # seconds of predicted work that a second of waiting is worth
+_POLICIES: dict[Policy, Callable[[Pending | Waiting, float], tuple[float, ...]]] = {
+    "fifo": _oldest,
+    "sjf": _shortest,
+    "deadline": _earliest_deadline,
+}
 _NO_LIMIT = 2**62
 _CYCLE = 4  # calls of a denoising loop that are remembered
 _Point = tuple[str, float]  # a module, and the tokens in each row

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -15,8 +16,10 @@ from diffusers import DiffusionPipeline
 
 from interlace.config import EngineConfig
 from interlace.engine.ambient import Ambient
+from interlace.engine.cost import CostModel, cost_file
 from interlace.engine.engine import EngineCore
 from interlace.engine.ticket import StepListener, Ticket
+from interlace.engine.view import modules_of
 from interlace.errors import EngineClosedError, EngineDeadError, InvalidRequestError
 
 logger = logging.getLogger("interlace.engine")
@@ -37,7 +40,7 @@ class Engine:
             raise InvalidRequestError(f"Engine got a {type(pipeline).__name__}; expected a loaded DiffusionPipeline")
         self.pipeline = pipeline
         self.config = config or EngineConfig(**options)
-        self._core = EngineCore(pipeline, self.config)
+        self._core = EngineCore(pipeline, self.config, CostModel(_cost_file(pipeline)))
         self._inbox: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._live: dict[str, Ticket] = {}
@@ -113,6 +116,7 @@ class Engine:
             "halved": counts.halved,
             "out_of_memory": counts.out_of_memory,
             "requests": {**core.finished, "live": len(self._live)},
+            "cost": core.cost.describe(),
             "seconds": {"forward": forward_s, "strand": strand_s, "engine": loop_s - forward_s - strand_s},
         }
 
@@ -123,6 +127,7 @@ class Engine:
         if already is None:
             self._inbox.put(None)
         self._thread.join()
+        self._core.cost.save()
 
     def __enter__(self) -> Self:
         return self
@@ -170,6 +175,15 @@ class Engine:
             if not ticket.future.done():
                 ticket.future.set_exception(dead)
         self._core.close(dead)
+
+
+def _cost_file(pipeline: DiffusionPipeline) -> Path:
+    """Measured costs are good for one device, one architecture, one precision and one version of torch."""
+    device, modules = pipeline.device, modules_of(pipeline)
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}{torch.get_num_threads()}"
+    millions = "-".join(f"{sum(p.numel() for p in module.parameters()) / 1e6:.3g}" for module in modules.values())
+    dtype = str(pipeline.dtype).removeprefix("torch.")
+    return cost_file(on, f"{type(pipeline).__name__}-{millions}", dtype, torch.__version__)
 
 
 def _seed_of(kwargs: Mapping[str, Any]) -> int:

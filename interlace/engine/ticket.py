@@ -42,10 +42,12 @@ class Ticket:
     num_steps: int = 0
     total_rows: int = 0
 
-    @property
-    def waiting(self) -> Waiting:
-        """This ticket as the scheduler sees it in the queue."""
-        return Waiting(self.request_id, wave_key(self.kwargs), self.submitted, self.order, self.priority)
+    num_denoised: int = 0  # denoising forwards that it took part in
+
+    def waiting(self, remaining: float) -> Waiting:
+        """This ticket as the scheduler sees it in the queue; `remaining` is its predicted work in seconds."""
+        key = wave_key(self.kwargs)
+        return Waiting(self.request_id, key, self.submitted, self.order, self.priority, remaining, self.deadline)
 
 
 def wave_key(kwargs: Mapping[str, Any]) -> Hashable:

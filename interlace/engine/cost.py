@@ -1,0 +1,178 @@
+"""Measured seconds of forwards by shape and rows, and from them how many rows a forward should take. No torch.
+
+Kept on disk, so that a model that ran on this machine before is known from the first forward on.
+"""
+
+import json
+import logging
+import os
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("interlace.engine")
+
+_KEPT = 9  # samples of one shape and row count; their median is what counts
+_ENOUGH = 2  # samples after which a row count is known
+_WORTH = 0.03  # gains below this are noise: the smaller forward wins, so that older requests end sooner
+_STALE_AFTER = 8  # observations of a shape after which its plans are made anew
+_TRY_EVERY = 8  # one forward in so many tries a row count that isn't known yet
+_MAX_PLANNED = 128  # rows
+
+
+@dataclass
+class _Curve:
+    """Seconds by rows, of one shape."""
+
+    samples: dict[int, deque[float]] = field(default_factory=dict)
+    medians: dict[int, float] = field(default_factory=dict)
+    plans: dict[int, int] = field(default_factory=dict)
+    news: int = 0
+    count: int = 0
+
+    def observe(self, rows: int, seconds: float) -> None:
+        kept = self.samples.setdefault(rows, deque(maxlen=_KEPT))
+        kept.append(seconds)
+        self.medians[rows] = statistics.median(kept)
+        self.news, self.count = self.news + 1, self.count + 1
+        if len(kept) <= _ENOUGH or self.news >= _STALE_AFTER:
+            self.plans.clear()
+            self.news = 0
+
+    def known(self, rows: int) -> bool:
+        return len(self.samples.get(rows, ())) >= _ENOUGH
+
+    def seconds(self, rows: int) -> float:
+        """Straight lines between what was measured; beyond it, never better than in proportion."""
+        if rows in self.medians:
+            return self.medians[rows]
+        below = max((r for r in self.medians if r < rows), default=None)
+        above = min((r for r in self.medians if r > rows), default=None)
+        if below is None:
+            assert above is not None
+            return self.medians[above]  # as long as the smallest that was measured: it may be that flat
+        if above is None:
+            return self.medians[below] * rows / below
+        share = (rows - below) / (above - below)
+        return self.medians[below] + share * (self.medians[above] - self.medians[below])
+
+
+class CostModel:
+    """Learns from real forwards. A shape is any text that names module, sizes and precision."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """`path`: a file of an earlier run's measurements, read now and written by `save`."""
+        self._path = path
+        self._curves: dict[str, _Curve] = {}
+        self._unsaved = 0
+        if path is not None:
+            self._load(path)
+
+    def observe(self, shape: str, rows: int, seconds: float) -> None:
+        """One forward of `shape` with so many rows took so long."""
+        self._curves.setdefault(shape, _Curve()).observe(rows, seconds)
+        self._unsaved += 1
+
+    def wanted(self, shape: str, rows: int) -> bool:
+        """Whether one more measurement of this would teach something."""
+        curve = self._curves.get(shape)
+        return curve is None or len(curve.samples.get(rows, ())) < _KEPT
+
+    def seconds(self, shape: str, rows: int = 1) -> float | None:
+        """Predicted seconds of one forward; None for a shape that never ran."""
+        curve = self._curves.get(shape)
+        return curve.seconds(rows) if curve is not None and curve.medians else None
+
+    def best_rows(self, shape: str, available: int) -> int:
+        """How many of `available` rows the next forward should take, so that all of them are done soonest.
+
+        Among plans that are equal within the noise, the one with the smallest forwards: the oldest request ends first.
+        One forward in eight tries a row count that was not measured yet; a shape that is new runs as wide as it can.
+        """
+        curve = self._curves.get(shape)
+        if curve is None or not curve.medians:
+            return available
+        available = min(available, _MAX_PLANNED)
+        if curve.count % _TRY_EVERY == _TRY_EVERY - 1 and (rows := _unmeasured(curve, available)):
+            return rows
+        if available not in curve.plans:
+            curve.plans[available] = _planned(curve, available)
+        return curve.plans[available]
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """By shape: measured milliseconds by rows, and the rows that a forward takes when many wait."""
+        return {
+            shape: {
+                "ms": {str(rows): round(1000 * curve.medians[rows], 3) for rows in sorted(curve.medians)},
+                "best_rows": _planned(curve, max(curve.medians)),
+            }
+            for shape, curve in sorted(self._curves.items())
+            if curve.medians
+        }
+
+    def save(self) -> None:
+        """Keep what was learned; where that can't be written it is learned again the next time."""
+        if self._path is None or not self._unsaved:
+            return
+        values = {
+            shape: {str(rows): [round(s, 7) for s in kept] for rows, kept in curve.samples.items()}
+            for shape, curve in self._curves.items()
+        }
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(values), encoding="utf-8")
+            temporary.replace(self._path)
+            self._unsaved = 0
+        except OSError as error:
+            logger.info("measured costs are not kept: %s", error)
+
+    def _load(self, path: Path) -> None:
+        try:
+            for shape, samples in json.loads(path.read_text(encoding="utf-8")).items():
+                for rows, kept in samples.items():
+                    for seconds in kept[-_KEPT:]:
+                        self._curves.setdefault(shape, _Curve()).observe(int(rows), float(seconds))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            logger.warning("%s holds no measured costs (%s); measuring anew", path, error)
+            self._curves.clear()
+
+
+def _unmeasured(curve: _Curve, available: int) -> int | None:
+    """A row count to try: what is available, then the powers of two below it."""
+    powers = [2**i for i in range(available.bit_length()) if 2**i < available]
+    return next((rows for rows in (available, *reversed(powers)) if not curve.known(rows)), None)
+
+
+def _planned(curve: _Curve, available: int) -> int:
+    """The rows of the first forward on the quickest way through `available` rows.
+
+    Of all ways in equal forwards that are as quick as the quickest (dynamic programming over all ways), within the
+    noise, that with the smallest forwards.
+    """
+    costs = [0.0] + [curve.seconds(rows) for rows in range(1, available + 1)]
+    total, first = [0.0] * (available + 1), [0] * (available + 1)
+    for rows in range(1, available + 1):
+        total[rows], first[rows] = min((costs[taken] + total[rows - taken], taken) for taken in range(1, rows + 1))
+    for taken in range(1, available + 1):
+        if available // taken * costs[taken] + costs[available % taken] <= total[available] * (1 + _WORTH):
+            return taken
+    return first[available]
+
+
+def cost_file(device: str, model: str, dtype: str, version: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the costs of one model on one device lie: in INTERLACE_CACHE_DIR, XDG_CACHE_HOME or ~/.cache."""
+    root = environ.get("INTERLACE_CACHE_DIR")
+    base = Path(root) if root else Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interlace"
+    name = "-".join(_safe(part) for part in (device, model, dtype, version))
+    return base / "costs" / f"{name}.json"
+
+
+def _safe(text: str) -> str:
+    keep: Callable[[str], bool] = lambda c: c.isalnum() or c in "._"  # noqa: E731
+    return "".join(c if keep(c) else "_" for c in text)[-80:]

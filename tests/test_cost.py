@@ -1,0 +1,88 @@
+"""The cost model's promises: what it learns, when it widens and when it doesn't; nothing here needs torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from interlace.engine.cost import CostModel, cost_file
+
+
+def learned(seconds: Callable[[int], float], rows: tuple[int, ...] = (1, 2, 4, 8, 16)) -> CostModel:
+    cost = CostModel()
+    for count in rows:
+        for _ in range(3):
+            cost.observe("s", count, seconds(count))
+    return cost
+
+
+def test_work_that_costs_the_same_whatever_the_rows_is_shared_as_widely_as_it_can() -> None:
+    cost = learned(lambda rows: 1.0)
+    assert [cost.best_rows("s", n) for n in (1, 3, 5, 16)] == [1, 3, 5, 16]
+
+
+def test_work_that_saturates_the_device_runs_one_at_a_time() -> None:
+    assert learned(lambda rows: 0.5 * rows).best_rows("s", 16) == 1
+
+
+def test_a_forward_takes_as_many_rows_as_still_pay() -> None:
+    cost = learned(lambda rows: max(4, rows))  # up to four rows are free, from there on each costs its share
+    assert cost.best_rows("s", 16) == 4
+    assert cost.best_rows("s", 3) == 3
+
+
+def test_a_forward_that_gets_dearer_with_rows_is_never_widened() -> None:
+    assert learned(lambda rows: rows**1.3).best_rows("s", 16) == 1
+
+
+def test_a_new_shape_runs_as_wide_as_it_can_and_tries_other_row_counts_now_and_then() -> None:
+    cost, tried = CostModel(), []
+    for _ in range(120):
+        rows = cost.best_rows("s", 8)
+        tried.append(rows)
+        cost.observe("s", rows, 0.1)
+    assert tried[:7] == [8] * 7
+    assert {1, 2, 4, 8} == set(tried)
+    assert sum(rows != 8 for rows in tried) <= 120 / 8
+
+
+def test_noise_does_not_make_an_outlier_the_rule() -> None:
+    cost = learned(lambda rows: 1.0)
+    cost.observe("s", 16, 30.0)
+    assert cost.best_rows("s", 16) == 16
+
+
+def test_seconds_lie_between_what_was_measured_and_beyond_it_grow_in_proportion() -> None:
+    cost = learned(lambda rows: 1.0 + rows, rows=(2, 4))
+    assert cost.seconds("s", 3) == pytest.approx(4.0)
+    assert cost.seconds("s", 8) == pytest.approx(10.0)
+    assert cost.seconds("unknown") is None
+
+
+def test_costs_outlive_the_process_and_a_broken_file_harms_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "costs.json"
+    cost = CostModel(path)
+    for _ in range(3):
+        cost.observe("s", 2, 0.25)
+    cost.save()
+    assert CostModel(path).seconds("s", 2) == 0.25
+    for text in ("{", "[1]", '{"s": {"x": [1]}}', '{"s": 3}', '{"s": {"1": ["a"]}}'):
+        path.write_text(text)
+        assert CostModel(path).seconds("s") is None
+
+
+def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cost = CostModel(tmp_path / "file" / "costs.json")
+    cost.observe("s", 1, 1.0)
+    cost.save()
+
+
+def test_costs_are_kept_apart_by_device_model_precision_and_torch() -> None:
+    files = {
+        cost_file(*names, environ={"INTERLACE_CACHE_DIR": "/c"})
+        for names in (("cpu", "m", "float32", "2.9"), ("gpu", "m", "float32", "2.9"), ("cpu", "n", "float32", "2.9"),
+                      ("cpu", "m", "bfloat16", "2.9"), ("cpu", "m", "float32", "2.10"))
+    }  # fmt: skip
+    assert len(files) == 5
+    assert all(str(file).startswith("/c/costs/") for file in files)
