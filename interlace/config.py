@@ -20,6 +20,9 @@ class EngineConfig:
     say is quickest; none: no limit."""
     max_batch_tokens: int | None = None
     """Most latent positions in one forward, summed over its rows; None: no limit."""
+    batch_invariant: bool = False
+    """Give every forward of a shape one fixed number of rows (max_batch_rows, or 4), filled up where fewer are there:
+    a request gets the same bits whatever runs beside it."""
     step_execution: bool = True
     """True: requests join and leave at every forward. False: waves of requests with equal parameters."""
     request_batch_max_wait_ms: float = 0.0
@@ -40,7 +43,15 @@ class EngineConfig:
             if getattr(self, name) not in (None, "auto" if name == "max_batch_rows" else None):
                 check_number(name, getattr(self, name), 1, whole=True)
         check_number("request_batch_max_wait_ms", self.request_batch_max_wait_ms, 0)
-        for name in ("step_execution", "check_finite", "shed_hopeless"):
+        for name in ("batch_invariant", "step_execution", "check_finite", "shed_hopeless"):
             check_choice(name, getattr(self, name), (True, False))
         check_choice("verify_fusion", self.verify_fusion, get_args(VerifyMode))
         check_choice("policy", self.policy, get_args(Policy))
+
+    def invariant_rows(self, rows: int) -> int:
+        """In batch-invariant mode: the rows of every forward that is made of calls with so many rows each."""
+        wanted = self.max_batch_rows if isinstance(self.max_batch_rows, int) else _INVARIANT_ROWS
+        return max(wanted // rows, 1) * rows
+
+
+_INVARIANT_ROWS = 4

@@ -1,9 +1,10 @@
 """What all tests share: no network, quiet libraries, and settings of Hypothesis that suit a busy machine."""
 
 import os
-import tempfile
+from pathlib import Path
 
-os.environ["INTERLACE_CACHE_DIR"] = tempfile.mkdtemp(prefix="interlace-tests-")  # nothing learned on another day
+import pytest
+
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see interlace/cli.py
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -13,3 +14,10 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("interlace", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("interlace")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_learned_before(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test's forwards cost, some of them slow on purpose, is nothing to the next."""
+    folder: Path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("INTERLACE_CACHE_DIR", str(folder))

@@ -37,13 +37,13 @@ def test_a_forward_that_gets_dearer_with_rows_is_never_widened() -> None:
 
 def test_a_new_shape_runs_as_wide_as_it_can_and_tries_other_row_counts_now_and_then() -> None:
     cost, tried = CostModel(), []
-    for _ in range(120):
+    for _ in range(320):
         rows = cost.best_rows("s", 8)
         tried.append(rows)
         cost.observe("s", rows, 0.1)
-    assert tried[:7] == [8] * 7
+    assert tried[:32] == [8] * 32
     assert {1, 2, 4, 8} == set(tried)
-    assert sum(rows != 8 for rows in tried) <= 120 / 8
+    assert sum(rows != 8 for rows in tried) <= 320 / 16
 
 
 def test_noise_does_not_make_an_outlier_the_rule() -> None:

@@ -6,7 +6,6 @@ Kept on disk, so that a model that ran on this machine before is known from the 
 import json
 import logging
 import os
-import statistics
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +14,11 @@ from typing import Any
 
 logger = logging.getLogger("interlace.engine")
 
-_KEPT = 9  # samples of one shape and row count; their median is what counts
-_ENOUGH = 2  # samples after which a row count is known
+_KEPT = 9  # samples of one shape and row count; their lower quartile counts: other programs only ever add time
+_ENOUGH = 3  # samples after which a row count is known
 _WORTH = 0.03  # gains below this are noise: the smaller forward wins, so that older requests end sooner
 _STALE_AFTER = 8  # observations of a shape after which its plans are made anew
-_TRY_EVERY = 8  # one forward in so many tries a row count that isn't known yet
+_TRY_AFTER, _TRY_EVERY = 32, 16  # from then on one forward in so many tries a row count that isn't known yet
 _MAX_PLANNED = 128  # rows
 
 
@@ -28,7 +27,7 @@ class _Curve:
     """Seconds by rows, of one shape."""
 
     samples: dict[int, deque[float]] = field(default_factory=dict)
-    medians: dict[int, float] = field(default_factory=dict)
+    seconds_by_rows: dict[int, float] = field(default_factory=dict)
     plans: dict[int, int] = field(default_factory=dict)
     news: int = 0
     count: int = 0
@@ -36,7 +35,7 @@ class _Curve:
     def observe(self, rows: int, seconds: float) -> None:
         kept = self.samples.setdefault(rows, deque(maxlen=_KEPT))
         kept.append(seconds)
-        self.medians[rows] = statistics.median(kept)
+        self.seconds_by_rows[rows] = sorted(kept)[len(kept) // 4]
         self.news, self.count = self.news + 1, self.count + 1
         if len(kept) <= _ENOUGH or self.news >= _STALE_AFTER:
             self.plans.clear()
@@ -47,17 +46,17 @@ class _Curve:
 
     def seconds(self, rows: int) -> float:
         """Straight lines between what was measured; beyond it, never better than in proportion."""
-        if rows in self.medians:
-            return self.medians[rows]
-        below = max((r for r in self.medians if r < rows), default=None)
-        above = min((r for r in self.medians if r > rows), default=None)
+        if rows in self.seconds_by_rows:
+            return self.seconds_by_rows[rows]
+        below = max((r for r in self.seconds_by_rows if r < rows), default=None)
+        above = min((r for r in self.seconds_by_rows if r > rows), default=None)
         if below is None:
             assert above is not None
-            return self.medians[above]  # as long as the smallest that was measured: it may be that flat
+            return self.seconds_by_rows[above]  # as long as the smallest that was measured: it may be that flat
         if above is None:
-            return self.medians[below] * rows / below
+            return self.seconds_by_rows[below] * rows / below
         share = (rows - below) / (above - below)
-        return self.medians[below] + share * (self.medians[above] - self.medians[below])
+        return self.seconds_by_rows[below] + share * (self.seconds_by_rows[above] - self.seconds_by_rows[below])
 
 
 class CostModel:
@@ -84,33 +83,35 @@ class CostModel:
     def seconds(self, shape: str, rows: int = 1) -> float | None:
         """Predicted seconds of one forward; None for a shape that never ran."""
         curve = self._curves.get(shape)
-        return curve.seconds(rows) if curve is not None and curve.medians else None
+        return curve.seconds(rows) if curve is not None and curve.seconds_by_rows else None
 
     def best_rows(self, shape: str, available: int) -> int:
         """How many of `available` rows the next forward should take, so that all of them are done soonest.
 
         Among plans that are equal within the noise, the one with the smallest forwards: the oldest request ends first.
-        One forward in eight tries a row count that was not measured yet; a shape that is new runs as wide as it can.
+        One forward in sixteen tries a row count that was not measured yet; a new shape runs as wide as it can.
         """
         curve = self._curves.get(shape)
-        if curve is None or not curve.medians:
+        if curve is None or not curve.seconds_by_rows:
             return available
         available = min(available, _MAX_PLANNED)
-        if curve.count % _TRY_EVERY == _TRY_EVERY - 1 and (rows := _unmeasured(curve, available)):
+        if curve.count >= _TRY_AFTER and curve.count % _TRY_EVERY == 0 and (rows := _unmeasured(curve, available)):
             return rows
         if available not in curve.plans:
-            curve.plans[available] = _planned(curve, available)
+            curve.plans[available] = _trusted_plan(curve, available)
         return curve.plans[available]
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """By shape: measured milliseconds by rows, and the rows that a forward takes when many wait."""
         return {
             shape: {
-                "ms": {str(rows): round(1000 * curve.medians[rows], 3) for rows in sorted(curve.medians)},
-                "best_rows": _planned(curve, max(curve.medians)),
+                "ms": {
+                    str(rows): round(1000 * curve.seconds_by_rows[rows], 3) for rows in sorted(curve.seconds_by_rows)
+                },
+                "best_rows": _planned(curve, max(curve.seconds_by_rows)),
             }
             for shape, curve in sorted(self._curves.items())
-            if curve.medians
+            if curve.seconds_by_rows
         }
 
     def save(self) -> None:
@@ -149,6 +150,14 @@ def _unmeasured(curve: _Curve, available: int) -> int | None:
     return next((rows for rows in (available, *reversed(powers)) if not curve.known(rows)), None)
 
 
+def _trusted_plan(curve: _Curve, available: int) -> int:
+    """As wide as it can be, unless what is known says that rows stop paying well below the widest that is known."""
+    widest = max((rows for rows in curve.samples if curve.known(rows)), default=0)
+    if widest >= available or 2 * _planned(curve, widest or 1) <= widest:
+        return _planned(curve, available)
+    return available
+
+
 def _planned(curve: _Curve, available: int) -> int:
     """The rows of the first forward on the quickest way through `available` rows.
 
@@ -159,7 +168,7 @@ def _planned(curve: _Curve, available: int) -> int:
     total, first = [0.0] * (available + 1), [0] * (available + 1)
     for rows in range(1, available + 1):
         total[rows], first[rows] = min((costs[taken] + total[rows - taken], taken) for taken in range(1, rows + 1))
-    for taken in range(1, available + 1):
+    for taken in (rows for rows in range(1, available) if curve.known(rows)):
         if available // taken * costs[taken] + costs[available % taken] <= total[available] * (1 + _WORTH):
             return taken
     return first[available]

@@ -40,7 +40,7 @@ class EngineCore:
         self.cost = cost or CostModel()
         self._forecast = Forecast(type(pipeline).__call__, self.cost)
         self._scheduler = Scheduler(config, self.cost)
-        self.executor = Executor(config.verify_fusion, self.cost)
+        self.executor = Executor(config, self.cost)
         self._waiting: dict[str, Ticket] = {}
         self._running: dict[str, Ticket] = {}
         self.loop_seconds = 0.0

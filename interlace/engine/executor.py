@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from interlace.config import VerifyMode
+from interlace.config import EngineConfig
 from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
@@ -49,8 +49,9 @@ class ExecutorStats:
 class Executor:
     """Executes groups of calls with equal signatures."""
 
-    def __init__(self, verify: VerifyMode, cost: CostModel | None = None) -> None:
-        self._verify = verify
+    def __init__(self, config: EngineConfig, cost: CostModel | None = None) -> None:
+        self._config = config
+        self._verify = config.verify_fusion
         self._cost = cost or CostModel()
         self._warm: set[tuple[str, int]] = set()  # what ran before: the first time takes longer
         self._shapes: dict[Hashable, str] = {}
@@ -66,6 +67,8 @@ class Executor:
             return None
         if (call.kind, False) in self._refused:
             return None
+        if self._config.batch_invariant:
+            return call.signature, call.lengths, call.rows
         return (call.signature, call.lengths) if (call.kind, True) in self._refused else call.signature
 
     def shape(self, call: ModuleCall) -> str:
@@ -78,7 +81,7 @@ class Executor:
 
     def run(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient]) -> list[Outcome]:
         """One outcome a call, in order. `ambients[i]` is the torch state of the strand that made call i."""
-        if len(calls) == 1:
+        if len(calls) == 1 and not self._filled(calls):
             return [self._alone(calls[0], ambients[0])]
         news = self._unproven(calls)
         if news is None or self._verify == "always":
@@ -94,29 +97,39 @@ class Executor:
             return None
         return differing(calls, proven)
 
+    def _filled(self, calls: Sequence[ModuleCall]) -> list[ModuleCall]:
+        """What fills a forward up to its fixed number of rows in batch-invariant mode: copies of the first call."""
+        if not self._config.batch_invariant or self.signature(calls[0]) is None:
+            return []
+        rows = calls[0].rows
+        return [calls[0]] * (self._config.invariant_rows(rows) // rows - len(calls))
+
     def _alone(self, call: ModuleCall, ambient: Ambient) -> Outcome:
         start = perf_counter()
         try:
             with ambient.installed():
                 value = call.target.run(*call.args, **call.kwargs)
         except Exception as error:
-            return Outcome(error=error, seconds=self._count(call, call.rows, start))
+            return Outcome(error=error, seconds=self._count(call, call.rows, start, learn=False))
         return Outcome(value, None, call.rows, self._count(call, call.rows, start))
 
     def _fused(self, calls: Sequence[ModuleCall], ambient: Ambient) -> list[Outcome]:
         """One forward for all calls; raises whatever the module raises."""
-        rows = sum(call.rows for call in calls)
-        args, kwargs = fuse(calls)
+        filled = [*calls, *self._filled(calls)]
+        rows = sum(call.rows for call in filled)
+        args, kwargs = fuse(filled)
         start = perf_counter()
         ambient.install()  # never captured: what a shared forward does to random numbers is no strand's business
         output = calls[0].target.run(*args, **kwargs)
         seconds = self._count(calls[0], rows, start)
-        return [Outcome(value, None, rows, seconds) for value in split(output, calls)]
+        return [Outcome(value, None, rows, seconds) for value in split(output, filled)[: len(calls)]]
 
     def _shared(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient]) -> list[Outcome]:
         try:
             return self._fused(calls, ambients[0])
         except Exception as error:
+            if len(calls) == 1:
+                return [Outcome(error=error)]
             return self._halved(calls, ambients, error)
 
     def _halved(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient], error: Exception) -> list[Outcome]:
@@ -143,7 +156,7 @@ class Executor:
             outcomes = self._fused(calls, ambients[0])
             problem = ""
         except torch.OutOfMemoryError as error:
-            return self._halved(calls, ambients, error)
+            return self._halved(calls, ambients, error) if len(calls) > 1 else [Outcome(error=error)]
         except Exception as error:
             outcomes, problem = [], f"the fused forward raised {type(error).__name__}: {error}"
         checked = sorted({round(i * (len(calls) - 1) / (_MAX_CHECKED - 1)) for i in range(_MAX_CHECKED)})
@@ -162,6 +175,8 @@ class Executor:
         if problem or not outcomes:
             rest = {i: self._alone(calls[i], ambients[i]) for i in range(len(calls)) if i not in alone}
             return [(alone | rest)[i] for i in range(len(calls))]
+        if self._config.batch_invariant:
+            return outcomes
         return [alone.get(i, outcome) for i, outcome in enumerate(outcomes)]
 
     def _note(self, call: ModuleCall, reason: str) -> None:
@@ -171,9 +186,9 @@ class Executor:
             level = logging.INFO if call.unfusable else logging.WARNING
             logger.log(level, "%s is not shared between requests: %s", label, reason)
 
-    def _count(self, call: ModuleCall, rows: int, start: float) -> float:
+    def _count(self, call: ModuleCall, rows: int, start: float, *, learn: bool = True) -> float:
         shape = self.shape(call)
-        measured = bool(shape) and self._cost.wanted(shape, rows)
+        measured = learn and bool(shape) and self._cost.wanted(shape, rows)
         if measured and torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds = perf_counter() - start

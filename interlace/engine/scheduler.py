@@ -126,6 +126,8 @@ class Scheduler:
 
     def _max_rows(self, head: Pending, sharing: Sequence[Pending]) -> int:
         """The configured limit; with `auto`, the rows at which one more stops paying."""
+        if self._config.batch_invariant:
+            return self._config.invariant_rows(head.rows)
         if self._cost is not None:
             return self._cost.best_rows(head.shape, sum(call.rows for call in sharing))
         limit = self._config.max_batch_rows
