@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from interlace.checks import check_choice, check_number
 
 VerifyMode = Literal["first", "always", "off"]
+CacheType = Literal["none", "step_cache"]
 Policy = Literal["fifo", "sjf", "deadline"]
 
 
@@ -34,6 +35,10 @@ class EngineConfig:
     """End a request as soon as it can't meet its timeout, by prediction."""
     verify_fusion: VerifyMode = "first"
     """Check fused forwards against running alone: the first of each kind, always, or never."""
+    cache_type: CacheType = "none"
+    """step_cache: a request's denoiser calls that are predicted to change little are skipped. Faster, and lossy."""
+    cache_threshold: float = 0.1
+    """How much a skipped output may be predicted to differ, relatively: 0.05 is careful, 0.2 is fast."""
     check_finite: bool = True
     """Treat NaN or Inf in an output as that request's error."""
 
@@ -42,6 +47,8 @@ class EngineConfig:
         for name in ("max_batch_rows", "max_batch_tokens"):
             if getattr(self, name) not in (None, "auto" if name == "max_batch_rows" else None):
                 check_number(name, getattr(self, name), 1, whole=True)
+        check_number("cache_threshold", self.cache_threshold, 0)
+        check_choice("cache_type", self.cache_type, get_args(CacheType))
         check_number("request_batch_max_wait_ms", self.request_batch_max_wait_ms, 0)
         for name in ("batch_invariant", "step_execution", "check_finite", "shed_hopeless"):
             check_choice(name, getattr(self, name), (True, False))

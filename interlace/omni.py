@@ -226,7 +226,9 @@ def _total(tickets: Sequence[Ticket]) -> Metrics:
     longest = max(tickets, key=lambda ticket: ticket.metrics.total_s).metrics
     forwards = sum(ticket.metrics.num_forwards for ticket in tickets)
     rows = sum(ticket.total_rows for ticket in tickets)
+    skipped = sum(ticket.metrics.num_skipped for ticket in tickets)
     values = {**vars(longest), "num_forwards": forwards, "mean_rows": rows / forwards if forwards else 0.0}
+    values["num_skipped"] = skipped
     return Metrics(**values)
 
 

@@ -81,17 +81,28 @@ class Metrics:
     num_steps: int = 0  # denoising steps that ran
     num_forwards: int = 0  # module forwards that this request took part in
     mean_rows: float = 0.0  # rows per forward, averaged over those forwards
+    num_skipped: int = 0  # denoiser calls that the step cache answered
+    generate_s: float = 0.0  # language model stages: first token's start -> last token
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0  # text tokens that were generated
 
 
 @dataclass(kw_only=True)
 class Output:
-    """What a request came to: exactly one of an output (`images`, `frames` or `audio`) and an `error`."""
+    """What a request came to: exactly one of an output (`images`, `frames`, `audio` or `text`) and an `error`.
+
+    Of a request that went through several stages `text` is the last that was written, and `stages` has one output a
+    stage, with its metrics; what it held only where `return_stages` asked for it.
+    """
 
     request_id: str
     prompt: str | None = None
     images: list[Any] = field(default_factory=list)  # PIL images
     frames: list[Any] = field(default_factory=list)  # one list of PIL images a video
     audio: list[Any] = field(default_factory=list)  # one array a clip: [channels, samples]
+    text: str | None = None
+    hidden_states: Any = None  # a tensor [1, tokens, channels], where a language model stage was asked for it
+    stages: list["Output"] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)  # one an image
     error: Exception | None = None
     metrics: Metrics = field(default_factory=Metrics)
@@ -99,9 +110,14 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A request on its way: `step` of `num_steps` denoising steps done; `preview` is a small PIL image or None."""
+    """A request on its way: `step` of `num_steps` denoising steps done; `preview` is a small PIL image or None.
+
+    In a language model's stage the steps are tokens and `text` is what was written since the last such event.
+    """
 
     request_id: str
     step: int
     num_steps: int
     preview: Any = None
+    stage: int = 0
+    text: str | None = None

@@ -20,6 +20,7 @@ from interlace.engine.fuse import tensors
 from interlace.engine.intercept import Interception
 from interlace.engine.preview import watch_steps
 from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler
+from interlace.engine.step_cache import StepCache
 from interlace.engine.strand import Finished, Strand
 from interlace.engine.ticket import Ticket
 from interlace.engine.view import ViewFactory
@@ -45,6 +46,7 @@ class EngineCore:
         self._running: dict[str, Ticket] = {}
         self.loop_seconds = 0.0
         self.strand_seconds = 0.0
+        self.num_skipped = 0  # denoiser calls that step caches answered
         self._settled: list[tuple[Future[Any], Any, BaseException | None]] = []
         self.finished: dict[str, int] = {"ok": 0, "error": 0, "aborted": 0}
 
@@ -114,6 +116,8 @@ class EngineCore:
     def _start(self, ticket: Ticket) -> None:
         self._running[ticket.request_id] = ticket
         ticket.metrics.queue_s = monotonic() - ticket.submitted
+        if self._config.cache_type == "step_cache":
+            ticket.step_cache = StepCache(self._config.cache_threshold)
         ticket.strand = Strand(lambda: self._call_pipeline(ticket), ticket.ambient)
         self._advance(ticket, None)
 
@@ -154,6 +158,8 @@ class EngineCore:
         else:
             metrics.denoise_s += outcome.seconds
             ticket.num_denoised += 1
+            if ticket.step_cache is not None and ticket.call is not None and outcome.error is None:
+                ticket.step_cache.store(ticket.call, outcome.value)
 
     def _advance(self, ticket: Ticket, outcome: Outcome | None) -> None:
         """Run a strand up to its next call or its end."""
@@ -163,11 +169,23 @@ class EngineCore:
             error = self._not_finite(ticket, outcome.value)
         start = perf_counter()
         said = ticket.strand.resume(outcome.value if outcome else None, error)
+        while isinstance(said, ModuleCall) and (known := self._cached(ticket, said)) is not None:
+            said = ticket.strand.resume(known)
         self.strand_seconds += perf_counter() - start
         if isinstance(said, ModuleCall):
             ticket.call, ticket.pending = said, self._describe(ticket, said)
         else:
             self._finish(ticket, said)
+
+    def _cached(self, ticket: Ticket, call: ModuleCall) -> Any | None:
+        """A denoiser call's answer from the request's own cache, if it has one that is good enough."""
+        if ticket.step_cache is None or stage_of(call.target.component, call.target.method) != DENOISE:
+            return None
+        known = ticket.step_cache.lookup(call, ticket.metrics.num_steps, ticket.num_steps)
+        if known is not None:
+            ticket.metrics.num_skipped += 1
+            self.num_skipped += 1
+        return known
 
     def _not_finite(self, ticket: Ticket, value: Any) -> NonFiniteOutputError | None:
         """The error for NaN or Inf in a result; None when all is well or nobody asked."""

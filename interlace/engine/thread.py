@@ -116,6 +116,7 @@ class Engine:
             "halved": counts.halved,
             "out_of_memory": counts.out_of_memory,
             "requests": {**core.finished, "live": len(self._live)},
+            "skipped": core.num_skipped,
             "cost": core.cost.describe(),
             "seconds": {"forward": forward_s, "strand": strand_s, "engine": loop_s - forward_s - strand_s},
         }

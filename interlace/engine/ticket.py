@@ -10,6 +10,7 @@ from typing import Any
 from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
 from interlace.engine.scheduler import Pending, Waiting
+from interlace.engine.step_cache import StepCache
 from interlace.engine.strand import Strand
 from interlace.request import Metrics
 
@@ -38,6 +39,7 @@ class Ticket:
     strand: Strand | None = None
     call: ModuleCall | None = None
     pending: Pending | None = None
+    step_cache: StepCache | None = None
     aborted: BaseException | None = None
     num_steps: int = 0
     total_rows: int = 0

@@ -1,0 +1,103 @@
+"""A request's own step cache: denoiser calls that are predicted to change little are answered with the last output.
+
+The rule is EasyCache's (Zhou et al. 2025, arXiv 2507.02860) with the output itself held: how much the output changes
+with the input is learned from the calls that ran; predicted changes add up until they reach the threshold. Only the
+request's own inputs and outputs count, so its batch mates can't change its picture. Lossy; off by default.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from interlace.engine.call import ModuleCall, Role, digest
+from interlace.engine.fuse import tensors
+from interlace.engine.tree import flatten, rebuild
+
+_WARM_UP, _LAST = 3, 1  # steps at either end that always run
+_MAX_LANES = 8  # a conditioning that changes with every step (a ControlNet's) would gather without end
+
+
+@dataclass
+class _Lane:
+    """Calls of one module with one conditioning: those with and without the prompt are apart."""
+
+    computed_input: torch.Tensor
+    last_input: torch.Tensor
+    output: Any
+    flow: torch.Tensor  # the output's tensor
+    rate: float = 0.0  # change of output per change of input
+    drift: float = 0.0  # predicted change of the output since it was computed, relative
+    num_computed: int = 1
+
+
+class StepCache:
+    """One request's cache. `threshold` is the relative change of the output that may be skipped over."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._lanes: dict[Hashable, _Lane] = {}
+
+    def lookup(self, call: ModuleCall, step: int, num_steps: int) -> Any | None:
+        """The answer to a call that need not run; None where it must. `step` of `num_steps` are behind us."""
+        lane = self._lanes.get(_key(call)) if not call.unfusable else None
+        if lane is None:
+            return None
+        latents = _input(call)
+        if latents is None or latents.shape != lane.last_input.shape:
+            return None
+        moved = _size(latents - lane.last_input)
+        lane.last_input = latents
+        lane.drift += lane.rate * moved / max(_size(lane.flow), 1e-12)
+        at_an_end = step < _WARM_UP or not num_steps or step >= num_steps - _LAST
+        if at_an_end or lane.num_computed < 2 or lane.drift >= self._threshold:
+            return None
+        return _copied(lane.output)
+
+    def store(self, call: ModuleCall, output: Any) -> None:
+        """What a call that ran came to."""
+        flow = next((t for t in tensors(output) if t.is_floating_point()), None)
+        latents = None if call.unfusable else _input(call)
+        if flow is None or latents is None:
+            return
+        key = _key(call)
+        before = self._lanes.pop(key, None)
+        lane = _Lane(latents, latents, _copied(output), flow.clone())
+        if before is not None and before.flow.shape == flow.shape:
+            moved = _size(latents - before.computed_input)
+            lane.rate = _size(flow - before.flow) / moved if moved else 0.0
+            lane.num_computed = before.num_computed + 1
+        self._lanes[key] = lane
+        if len(self._lanes) > _MAX_LANES:
+            self._lanes.pop(next(iter(self._lanes)))
+
+
+def _input(call: ModuleCall) -> torch.Tensor | None:
+    """A copy of the denoiser's latents: the first argument with rows."""
+    rows = (v for leaf, v in zip(call.layout, call.leaves, strict=True) if leaf.role is Role.ROWS)
+    return next((value.clone() for value in rows if isinstance(value, torch.Tensor)), None)
+
+
+def _copied(output: Any) -> Any:
+    """The pipeline may change what it gets in place."""
+    leaves: list[Any] = []
+    flatten(output, leaves, objects=True)
+    copies = (leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves)
+    return rebuild(output, copies, objects=True)
+
+
+def _key(call: ModuleCall) -> Hashable:
+    """Module and conditioning: every argument but the latents and what counts time."""
+    parts: list[Hashable] = [call.target.label]
+    seen_latents = False
+    for leaf, value in zip(call.layout, call.leaves, strict=True):
+        if leaf.role is Role.ROWS and not seen_latents:
+            seen_latents = True
+        elif isinstance(value, torch.Tensor) and leaf.role is not Role.SCALAR:
+            parts.append((leaf.name, value.shape, digest(value)))
+    return tuple(parts)
+
+
+def _size(tensor: torch.Tensor) -> float:
+    return float(tensor.float().abs().mean())
