@@ -4,14 +4,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import yaml
-from cyclopts import App, ArgumentCollection, Group, Parameter
+from cyclopts import App, ArgumentCollection, Group, Parameter, Token
 from cyclopts.config import Dict
 
 from interlace.config import EngineConfig
 from interlace.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from interlace.models.optimize import Optimizations
 
 RunGroup = Group("Input and output", sort_key=1)
 PictureGroup = Group(
@@ -19,6 +22,17 @@ PictureGroup = Group(
 )
 ModelGroup = Group("Model", sort_key=3)
 BatchingGroup = Group("Batching", sort_key=4)
+SpeedGroup = Group("Speed and memory", sort_key=5)
+
+
+def _number_or_auto(kind: type, tokens: Sequence[Token]) -> int:
+    text = tokens[0].value
+    if text == "auto":
+        return EngineConfig.max_num_seqs
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidRequestError(f"batch-size is {text!r}; expected a whole number or auto", "max_num_seqs") from None
 
 
 @Parameter(name="*", group=BatchingGroup)
@@ -26,8 +40,37 @@ BatchingGroup = Group("Batching", sort_key=4)
 class EngineFlags(EngineConfig):
     """The engine's settings as flags."""
 
-    max_num_seqs: Annotated[int, Parameter(alias="--batch-size")] = EngineConfig.max_num_seqs
-    """Requests in flight at once; further ones wait in the queue."""
+    max_num_seqs: Annotated[int, Parameter(alias="--batch-size", converter=_number_or_auto)] = EngineConfig.max_num_seqs
+    """Requests in flight at once; further ones wait in the queue. How many of them share a forward is measured
+    (--max-batch-rows auto). auto: 16."""
+
+
+@Parameter(name="*", group=SpeedGroup)
+@dataclass(frozen=True, kw_only=True)
+class SpeedFlags:
+    """What makes forwards faster or smaller. Each does what it says, or is refused with the reason."""
+
+    attention_backend: str | None = None
+    """One of diffusers' backends: native, flash, sage, xformers, ..."""
+    enable_compile: Annotated[bool, Parameter(negative=())] = False
+    """torch.compile the denoiser's repeated blocks: minutes at first, faster forwards after."""
+    enable_vae_slicing: Annotated[bool, Parameter(negative=())] = False
+    """Decode images one at a time: less memory."""
+    enable_vae_tiling: Annotated[bool, Parameter(negative=())] = False
+    """Decode large images in tiles: less memory; seams are blended."""
+    enable_cpu_offload: Annotated[bool, Parameter(negative=())] = False
+    """Keep on the GPU only the module that runs; needs a GPU and accelerate."""
+    optimize: str | None = None
+    """Several by name: compile, vae_slicing, vae_tiling, channels_last, fuse_qkv, cpu_offload, tf32."""
+
+    def optimizations(self) -> "Optimizations":
+        """Raises `InvalidRequestError` for a name that is not known."""
+        from interlace.models.optimize import Optimizations
+
+        names = ("compile", "vae_slicing", "vae_tiling", "cpu_offload")
+        wanted = [name for name in names if getattr(self, f"enable_{name}")]
+        listed = [name.strip().replace("-", "_") for name in (self.optimize or "").split(",") if name.strip()]
+        return Optimizations(attention_backend=self.attention_backend, names=(*wanted, *listed))
 
 
 @Parameter(name="*", group=PictureGroup)

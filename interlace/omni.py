@@ -16,6 +16,7 @@ from interlace.engine.ticket import Ticket
 from interlace.errors import InterlaceError, InvalidRequestError
 from interlace.models.arguments import ArgumentMapper, parse_prompt, seeds_of
 from interlace.models.loader import LoadedModel, load_model
+from interlace.models.optimize import Optimizations
 from interlace.models.outputs import add_native
 from interlace.request import Metrics, Output, Progress, Request, SamplingParams
 
@@ -41,6 +42,7 @@ class Omni:
         revision: str | None = None,
         local_files_only: bool = False,
         pipeline_class: str | None = None,
+        optimizations: Optimizations | None = None,
         num_workers: int = 4,
         **options: Any,
     ) -> None:
@@ -60,6 +62,7 @@ class Omni:
                 revision=revision,
                 local_files_only=local_files_only,
                 pipeline_class=pipeline_class,
+                optimizations=optimizations,
             )
         )
         self.arguments = ArgumentMapper(self.model)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from interlace.flags import ModelGroup, RunGroup
+from interlace.flags import ModelGroup, RunGroup, SpeedFlags
 
 Switch = Parameter(negative=())
 Many = Parameter(consume_multiple=True, negative=())
@@ -71,3 +71,4 @@ class BulkFlags:
     select: SelectFlags = field(default_factory=SelectFlags)
     run: RunFlags = field(default_factory=RunFlags)
     model: ModelFlags = field(default_factory=ModelFlags)
+    speed: SpeedFlags = field(default_factory=SpeedFlags)

@@ -49,4 +49,5 @@ def open_generator(flags: BulkFlags, engine: EngineConfig) -> "Generator":
         without_bars()
     places = {"device": flags.model.device, "local_files_only": flags.model.local_files_only}
     names = {"dtype": flags.model.torch_dtype, "variant": flags.model.variant, "revision": flags.model.revision}
-    return OmniGenerator(Omni(flags.model_name, **places, **names, **asdict(engine)))
+    optimizations = flags.speed.optimizations()
+    return OmniGenerator(Omni(flags.model_name, **places, **names, optimizations=optimizations, **asdict(engine)))

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from interlace.bulk.flags import BulkFlags, Many, ModelFlags, OutputFlags, RunFlags, SelectFlags
 from interlace.errors import InvalidRequestError
-from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup
+from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup, SpeedFlags
 from interlace.request import SamplingParams
 
 
@@ -23,6 +23,7 @@ def t2i(
     model_name: Annotated[str, Parameter(group=ModelGroup)] = "demo",
     model: ModelFlags = ModelFlags(),  # noqa: B008
     engine: EngineFlags = EngineFlags(),  # noqa: B008
+    speed: SpeedFlags = SpeedFlags(),  # noqa: B008
 ) -> int:
     """Make images from prompts, by the thousand.
 
@@ -59,5 +60,5 @@ def t2i(
         Rows.from_prompts(prompt, defaults, select.limit) if prompt is not None
         else Rows.from_file(prompts_file or Path(), defaults, select.limit)
     )  # fmt: skip
-    flags = BulkFlags(model_name=model_name, output=output, select=select, run=run, model=model)
+    flags = BulkFlags(model_name=model_name, output=output, select=select, run=run, model=model, speed=speed)
     return generate(rows, flags, engine)

@@ -15,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from interlace.errors import InvalidRequestError, ModelLoadError
+from interlace.models.optimize import Optimizations
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def load_model(
     revision: str | None = None,
     local_files_only: bool = False,
     pipeline_class: str | None = None,
+    optimizations: Optimizations | None = None,
 ) -> LoadedModel:
     """Load `model` (a directory, a hub id, or a built-in name) onto `device`.
 
@@ -58,9 +60,12 @@ def load_model(
         hint = "expected a directory with a model_index.json, a hub id such as black-forest-labs/FLUX.1-dev, or 'demo'"
         raise ModelLoadError(f"cannot load model {str(model)!r}: {error}; {hint}") from error
     settings = _settings(source)
+    pipeline = pipeline.to(device)
+    if optimizations is not None:
+        optimizations.apply(pipeline)
     return LoadedModel(
         name=str(model),
-        pipeline=pipeline.to(device),
+        pipeline=pipeline,
         defaults=settings.get("defaults", {}).get(type(pipeline).__name__, {}),
         limits=settings.get("limits", {}),
         description=settings.get("description", ""),

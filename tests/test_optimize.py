@@ -1,0 +1,76 @@
+"""Speed and memory flags: each changes what it says, keeps the picture, or is refused with the reason."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interlace import Omni, SamplingParams
+from interlace.cli import run
+from interlace.errors import InvalidRequestError
+from interlace.flags import SpeedFlags
+from interlace.models.optimize import OPTIMIZATIONS, Optimizations
+
+SMALL = SamplingParams(height=64, width=64, num_inference_steps=2, seed=1)
+
+
+def pixels(optimizations: Optimizations | None = None) -> np.ndarray:
+    with Omni("demo", optimizations=optimizations) as omni:
+        outputs = omni.generate(["a red circle", "a blue star"], SMALL, raise_on_error=True)
+        return np.stack([np.asarray(output.images[0], dtype=np.int16) for output in outputs])
+
+
+@pytest.mark.parametrize("names", [("vae_slicing",), ("channels_last",), ("fuse_qkv",), ("tf32", "vae_slicing")])
+def test_the_picture_stays(names: tuple[str, ...]) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        assert np.abs(pixels(Optimizations(names=names)) - pixels()).max() <= 1
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_native_attention_can_be_named() -> None:
+    assert np.abs(pixels(Optimizations(attention_backend="native")) - pixels()).max() <= 1
+
+
+def test_slicing_and_tiling_are_really_on() -> None:
+    with Omni("demo", optimizations=Optimizations(names=("vae_slicing", "vae_tiling"))) as omni:
+        assert omni.model.pipeline.vae.use_slicing
+        assert omni.model.pipeline.vae.use_tiling
+
+
+def test_flags_become_optimizations() -> None:
+    flags = SpeedFlags(enable_vae_slicing=True, optimize="channels-last, vae_slicing")
+    assert flags.optimizations() == Optimizations(names=("vae_slicing", "channels_last", "vae_slicing"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--optimize", "channel_last"], "did you mean 'channels_last'"),
+        (["--attention-backend", "nativ"], "did you mean 'native'"),
+        (["--cache-type", "teacache"], "teacache"),
+        (["--batch-size", "lots"], "expected a whole number or auto"),
+    ],
+)
+def test_unknown_names_are_errors_that_list_the_known_ones(
+    flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["t2i", "--prompt", "a", "--output-dir", str(tmp_path / "out"), *flags]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    "optimizations", [Optimizations(names=("cpu_offload",)), Optimizations(attention_backend="flash")]
+)
+def test_what_can_not_be_done_here_is_refused_with_the_reason(optimizations: Optimizations) -> None:
+    with pytest.raises(InvalidRequestError, match="there is no GPU here|can't be used here"):
+        Omni("demo", optimizations=optimizations)
+
+
+def test_every_name_is_in_the_help() -> None:
+    assert SpeedFlags.__dataclass_fields__["optimize"].default is None
+    source = Path(__file__).parent.parent / "interlace" / "flags.py"
+    assert all(name in source.read_text() for name in OPTIMIZATIONS)
