@@ -11,7 +11,7 @@ from interlace.engine.cost import CostModel, cost_file
 def learned(seconds: Callable[[int], float], rows: tuple[int, ...] = (1, 2, 4, 8, 16)) -> CostModel:
     cost = CostModel()
     for count in rows:
-        for _ in range(3):
+        for _ in range(32):
             cost.observe("s", count, seconds(count))
     return cost
 
@@ -62,10 +62,14 @@ def test_seconds_lie_between_what_was_measured_and_beyond_it_grow_in_proportion(
 def test_costs_outlive_the_process_and_a_broken_file_harms_nothing(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "costs.json"
     cost = CostModel(path)
-    for _ in range(3):
-        cost.observe("s", 2, 0.25)
+    for rows in (1, 2):
+        for _ in range(20):
+            cost.observe("s", rows, 0.25 * rows)
+    assert cost.best_rows("s", 2) == 1
     cost.save()
-    assert CostModel(path).seconds("s", 2) == 0.25
+    again = CostModel(path)
+    assert again.seconds("s", 2) == 0.5
+    assert again.best_rows("s", 2) == 2  # every process looks for itself before it narrows
     for text in ("{", "[1]", '{"s": {"x": [1]}}', '{"s": 3}', '{"s": {"1": ["a"]}}'):
         path.write_text(text)
         assert CostModel(path).seconds("s") is None

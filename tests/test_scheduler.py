@@ -137,7 +137,7 @@ def test_priority_comes_before_every_policy() -> None:
 def test_auto_leaves_rows_out_that_do_not_pay() -> None:
     cost = CostModel()
     for rows in (1, 2, 4, 8):
-        for _ in range(3):
+        for _ in range(9):
             cost.observe("s", rows, max(2, rows))
     calls = [replace(call(str(i)), shape="s") for i in range(8)]
     assert len(Scheduler(EngineConfig(), cost).next_forward(calls, {})) == 2

@@ -18,7 +18,8 @@ _KEPT = 9  # samples of one shape and row count; their lower quartile counts: ot
 _ENOUGH = 3  # samples after which a row count is known
 _WORTH = 0.03  # gains below this are noise: the smaller forward wins, so that older requests end sooner
 _STALE_AFTER = 8  # observations of a shape after which its plans are made anew
-_TRY_AFTER, _TRY_EVERY = 32, 16  # from then on one forward in so many tries a row count that isn't known yet
+_PLAN_AFTER = 32  # forwards of a shape in this process that are as wide as can be, before plans count
+_TRY_EVERY = 16  # from then on one forward in so many tries a row count that isn't known yet
 _MAX_PLANNED = 128  # rows
 
 
@@ -92,10 +93,10 @@ class CostModel:
         One forward in sixteen tries a row count that was not measured yet; a new shape runs as wide as it can.
         """
         curve = self._curves.get(shape)
-        if curve is None or not curve.seconds_by_rows:
+        if curve is None or curve.count < _PLAN_AFTER:
             return available
         available = min(available, _MAX_PLANNED)
-        if curve.count >= _TRY_AFTER and curve.count % _TRY_EVERY == 0 and (rows := _unmeasured(curve, available)):
+        if curve.count % _TRY_EVERY == 0 and (rows := _unmeasured(curve, available)):
             return rows
         if available not in curve.plans:
             curve.plans[available] = _trusted_plan(curve, available)
@@ -137,6 +138,8 @@ class CostModel:
                 for rows, kept in samples.items():
                     for seconds in kept[-_KEPT:]:
                         self._curves.setdefault(shape, _Curve()).observe(int(rows), float(seconds))
+            for curve in self._curves.values():
+                curve.count = 0
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, AttributeError) as error:
