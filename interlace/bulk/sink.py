@@ -8,24 +8,45 @@ import contextlib
 import hashlib
 import io
 import json
-import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 from PIL import Image
 
+from interlace.bulk.faults import fault_point
+from interlace.bulk.locks import FolderLock
+from interlace.bulk.manifest import (
+    FAILURES,
+    MANIFEST,
+    SUMMARY,
+    last_lines,
+    part_of,
+    read_manifest,
+    remove_parts,
+    trusted_records,
+)
 from interlace.bulk.png import encode_png
 from interlace.bulk.rows import BadRow, Job
+from interlace.bulk.shards import Shard
 from interlace.errors import InvalidRequestError
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "FAILURES",
+    "MANIFEST",
+    "SUMMARY",
+    "ModelId",
+    "Sink",
+    "State",
+    "read_manifest",
+    "replace_file",
+    "request_key",
+]
 
-MANIFEST, FAILURES, SUMMARY = "manifest.jsonl", "failures.jsonl", "summary.json"
 _TEMPORARY = ".tmp-"  # row ids never start with a dot
 _NOT_IN_THE_IMAGE = ("priority", "timeout_s", "num_images")
 
@@ -53,22 +74,31 @@ def request_key(job: Job, model: ModelId) -> str:
 
 
 class Sink:
-    """An output folder, held by one run at a time. `write` may be called from many threads."""
+    """An output folder, held by one run at a time. `write` may be called from many threads.
 
-    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+    With a `shard`, it is one of many sinks in a folder that its maker holds: it has manifest and failures of its own
+    (see `manifest`), and knows the records of its own rows only.
+    """
+
+    def __init__(self, folder: Path, *, overwrite: bool = False, shard: Shard | None = None) -> None:
         """Raises `InvalidRequestError` where the folder can't be used or another run holds it."""
         self.folder = folder
         self._lock = threading.Lock()
         self._superseded = False
+        self._shard = shard
+        self._hold: FolderLock | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._hold = _hold_folder(folder)
-            for leftover in folder.glob(f"{_TEMPORARY}*"):
+            if shard is None:
+                self._hold = FolderLock.alone(folder)
+            for leftover in folder.glob(f"{self._temporary}*"):
                 leftover.unlink()
-            self.records = {} if overwrite else _trusted_records(folder)
+            self.records = {} if overwrite else trusted_records(folder, shard.owns if shard else None)
             self._compact()
-            self._manifest = (folder / MANIFEST).open("a", encoding="utf-8")
-            self._failures = (folder / FAILURES).open("w", encoding="utf-8")
+            if shard is None:
+                remove_parts(folder)
+            self._manifest = self._path(MANIFEST).open("a", encoding="utf-8")
+            self._failures = self._path(FAILURES).open("w", encoding="utf-8")
         except OSError as error:
             raise InvalidRequestError(f"can't write to {folder}: {error.strerror or error}", "output_dir") from error
 
@@ -86,7 +116,7 @@ class Sink:
         """
         name = f"{job.name}.png"
         data = encode_png(image, record)
-        replace_file(self.folder / name, data)
+        replace_file(self.folder / name, data, self._temporary)
         facts = {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
         line = {"id": job.row_id, "index": job.index, **facts, **record, "timing": dict(timing)}
         with self._lock:
@@ -104,21 +134,32 @@ class Sink:
             _append(self._failures, {**line, "error": error, "type": kind})
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        replace_file(self.folder / SUMMARY, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        replace_file(self._path(SUMMARY), text.encode(), self._temporary)
 
     def close(self) -> None:
         self._manifest.close()
         self._failures.close()
         if self._superseded:
             self._compact()
-        self._hold.close()
+        if self._hold is not None:
+            self._hold.close()
+
+    @property
+    def _temporary(self) -> str:
+        return _TEMPORARY if self._shard is None else f"{_TEMPORARY}{self._shard.tag}-"
+
+    def _path(self, name: str) -> Path:
+        return self.folder / (name if self._shard is None else part_of(name, self._shard.tag))
 
     def _compact(self) -> None:
         """Makes the manifest say each image once; leaves the file alone where it does so already."""
-        text = "".join(_json_line(record) for record in self.records.values())
-        path = self.folder / MANIFEST
+        path = self._path(MANIFEST)
+        # A part may hold rows of an earlier division into shards: they stay until the parts are put together.
+        records = self.records if self._shard is None else last_lines(path)
+        text = "".join(_json_line(record) for record in records.values())
         if not path.exists() or path.read_bytes() != text.encode():
-            replace_file(path, text.encode())
+            replace_file(path, text.encode(), self._temporary)
 
     def __enter__(self) -> Self:
         return self
@@ -127,19 +168,22 @@ class Sink:
         self.close()
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, prefix: str = _TEMPORARY) -> None:
     """The file is the old one or the whole new one at every moment, also across a power cut."""
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    temporary = path.with_name(f"{prefix}{path.name}")
     try:
         with temporary.open("wb") as file:
+            fault_point("half a file", lambda: _half(file, data))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        fault_point("temporary written")
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+    fault_point("renamed")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -157,53 +201,15 @@ def _json_line(record: Mapping[str, Any]) -> str:
 
 
 def _append(file: io.TextIOWrapper, record: Mapping[str, Any]) -> None:
-    file.write(_json_line(record))
+    line = _json_line(record)
+    fault_point("before a line")
+    fault_point("half a line", lambda: _half(file.buffer, line.encode()))
+    file.write(line)
     file.flush()
     os.fsync(file.fileno())
+    fault_point("line written")
 
 
-def _hold_folder(folder: Path) -> io.TextIOWrapper:
-    """Two runs in one folder would remove each other's files. The system lets go when a process dies."""
-    file = (folder / ".lock").open("a", encoding="utf-8")
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InvalidRequestError(f"another run is writing to {folder}; wait for it or take another folder") from None
-    except OSError:
-        logger.debug("%s has no locks; not guarding against a second run", folder)
-    return file
-
-
-def _trusted_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """The manifest's last word on each image, for images whose file is there with the size that was written."""
-    records = {str(Path(record["file"]).stem): record for record in read_manifest(folder)}
-    return {name: record for name, record in records.items() if _is_whole(folder, record)}
-
-
-def _is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
-    try:
-        return (folder / record["file"]).stat().st_size == record["size_bytes"]
-    except OSError:
-        return False
-
-
-def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a manifest. A line that is torn (the machine went down while it was written) is left out."""
-    path = folder / MANIFEST
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-                if not isinstance(record["file"], str) or not isinstance(record["size_bytes"], int):
-                    raise TypeError("wrong types")
-            except (ValueError, KeyError, TypeError):
-                logger.warning("%s:%d is not a whole line and is not trusted; its image is made again", path, number)
-                continue
-            yield record
+def _half(file: IO[bytes], data: bytes) -> None:
+    file.write(data[: len(data) // 2])
+    file.flush()
