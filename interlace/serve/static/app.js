@@ -1,0 +1,170 @@
+// The page of the server: puts form, queue, gallery, viewer and engine together.
+
+import * as api from "./api.js";
+import * as store from "./store.js";
+import { $, announce, h, plural, toast } from "./dom.js";
+import { Engine } from "./engine.js";
+import { Form } from "./form.js";
+import { Gallery } from "./gallery.js";
+import { limitsOf } from "./limits.js";
+import { Queue } from "./queue.js";
+import { Viewer } from "./viewer.js";
+
+const EXAMPLES = [
+  "a large red circle on a blue background",
+  "a yellow star above a green square on a white background",
+  "a pink heart in the center on a black background",
+  "a small white moon on a purple background",
+];
+
+const engine = new Engine(() => api.get("v1/stats"), heard);
+const gallery = new Gallery({ open: (job) => viewer.open(job), cancel, retry, dismiss, reuse, edit, colour: engine.colour });
+const viewer = new Viewer(gallery, { reuse, edit, again, remove });
+const queue = new Queue(changed);
+const form = new Form(start, pick);
+
+function start(jobs) {
+  gallery.add(jobs.map((job) => Object.assign(job, { state: "waiting" })));
+  queue.add(jobs);
+  engine.wake();
+  announce(`${plural(jobs.length, "image")} asked for`);
+  if (matchMedia("(max-width: 860px)").matches) $("engine").scrollIntoView({ behavior: "smooth" });
+}
+
+function changed(job) {
+  if (job.state === "cancelled") {
+    gallery.remove(job);
+    return;
+  }
+  gallery.update(job);
+  if (job.state === "done") {
+    store.put(recordOf(job));
+    announce(`Done: ${job.prompt}`);
+  }
+}
+
+const recordOf = ({ id, mode, prompt, settings, inputs, blob, timings, at }) => ({
+  id, mode, prompt, settings, inputs, blob, timings, at,
+});
+
+function cancel(job) {
+  queue.cancel(job.id);
+  toast("Cancelled");
+  $("prompt").focus({ preventScroll: true });
+}
+
+function cancelAll() {
+  const open = queue.open.reverse(); // the waiting ones first, or they would be sent in the place of the cancelled
+  open.forEach((job) => queue.cancel(job.id));
+  toast(`${plural(open.length, "request")} cancelled`);
+}
+
+function retry(job) {
+  queue.add([job]);
+  gallery.update(job);
+}
+
+function dismiss(job) {
+  gallery.remove(job);
+}
+
+function reuse(job) {
+  form.fill(job);
+  $("prompt").focus();
+  toast("Settings taken over");
+}
+
+function edit(job) {
+  form.setMode("edit");
+  form.inputs.set([job.blob]);
+  form.setPrompt("");
+}
+
+function again(job) {
+  form.fill(job);
+  $("seed").value = "";
+  start(form.jobs([job.prompt], { mode: job.mode, n: 1 }));
+}
+
+function remove(job) {
+  const index = gallery.remove(job);
+  store.remove(job.id);
+  toast("Removed", () => {
+    gallery.add([job], Math.min(index, gallery.jobs.length));
+    store.put(recordOf(job));
+  });
+}
+
+function clear() {
+  const done = gallery.done;
+  done.forEach((job) => (gallery.remove(job), store.remove(job.id)));
+  toast(`${plural(done.length, "image")} removed`, () => {
+    gallery.add(done, gallery.jobs.length);
+    done.forEach((job) => store.put(recordOf(job)));
+  });
+}
+
+function pick() {
+  const choices = gallery.done.map((job) => {
+    const take = () => {
+      form.inputs.add([job.blob]);
+      $("picker").close();
+      $("prompt").focus();
+    };
+    const image = h("img", { src: gallery.url(job), alt: job.prompt });
+    return h("li", {}, h("button", { type: "button", onclick: take, "aria-label": job.prompt }, image));
+  });
+  if (!choices.length) toast("The gallery is empty so far.");
+  else {
+    $("picks").replaceChildren(...choices);
+    $("picker").showModal();
+  }
+}
+
+let reachable = null;
+
+/** Hears the engine's figures, or null when the server gave none. */
+function heard(stats) {
+  if (stats) queue.follow(stats.running);
+  if (reachable === Boolean(stats)) return;
+  reachable = Boolean(stats);
+  $("server").classList.toggle("off", !reachable);
+  if (reachable) introduce();
+  else $("server-text").textContent = "Server not reachable";
+}
+
+async function introduce() {
+  const info = await api.get("info").catch(() => null);
+  const model = info?.model?.name ?? info?.model?.id ?? info?.model;
+  $("server-text").textContent = typeof model === "string" ? model : "Ready";
+  form.setLimits(limitsOf(info));
+}
+
+function askForKey(again) {
+  const dialog = $("key-dialog");
+  if (!dialog.open) {
+    $("key").value = "";
+    $("key-title").textContent = again ? "That key was not accepted" : "This server asks for a key";
+    dialog.showModal();
+  }
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve($("key").value.trim() || null), { once: true });
+  });
+}
+
+function showExamples() {
+  const items = EXAMPLES.map((prompt) =>
+    h("li", {}, h("button", { type: "button", onclick: () => form.setPrompt(prompt) }, prompt)),
+  );
+  $("examples").replaceChildren(...items);
+}
+
+api.onKeyWanted(askForKey);
+form.setLimits(limitsOf(null));
+showExamples();
+$("run-examples").addEventListener("click", () => start(form.jobs(EXAMPLES, { mode: "create", n: 1 })));
+$("cancel-all").addEventListener("click", cancelAll);
+$("clear").addEventListener("click", clear);
+$("picker-close").addEventListener("click", () => $("picker").close());
+const kept = await store.all();
+gallery.add(kept.reverse().map((record) => ({ ...record, state: "done" })), gallery.jobs.length);

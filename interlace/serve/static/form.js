@@ -1,0 +1,213 @@
+// The form: what the user wants, read into jobs; and jobs put back into the form.
+
+import { $, h, plural } from "./dom.js";
+import { fit, shapesOf } from "./limits.js";
+import { Inputs } from "./inputs.js";
+
+const MAX_SEED = 2 ** 32;
+const PLACEHOLDERS = { create: "a large red circle on a blue background", edit: "make the background yellow" };
+
+export class Form {
+  #limits = null;
+  inputs;
+
+  /** `submit(jobs)` gets the new jobs; `pick()` opens the gallery's picker. */
+  constructor(submit, pick) {
+    this.inputs = new Inputs(pick, () => this.setMode("edit"));
+    $("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const jobs = this.#read();
+      if (jobs) submit(jobs);
+    });
+    $("form").addEventListener("input", () => this.#show());
+    document.addEventListener("keydown", (event) => {
+      const busy = document.querySelector("dialog[open]");
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !busy) $("form").requestSubmit();
+    });
+    if (/Mac|iPhone|iPad/.test(navigator.platform)) $("shortcut").textContent = "⌘ ↵";
+    this.#show();
+  }
+
+  get mode() {
+    return document.querySelector("[name=mode]:checked").value;
+  }
+
+  setMode(mode) {
+    document.querySelector(`[name=mode][value=${mode}]`).checked = true;
+    this.#show();
+  }
+
+  /** Bounds and defaults of the model; keeps what was set by hand only where it still fits. */
+  setLimits(limits) {
+    this.#limits = limits;
+    this.inputs.max = limits.maxImages;
+    setRange("n", { min: 1, max: limits.maxN });
+    setRange("steps", { min: 1, max: limits.maxSteps, value: limits.steps });
+    for (const [id, value] of [["guidance", limits.guidance], ["cfg", limits.cfg]]) {
+      $(`${id}-field`).hidden = value == null;
+      if (value != null) setRange(id, { max: Math.max(10, 2 * value), value });
+    }
+    for (const [id, value] of [["width", limits.width], ["height", limits.height]]) {
+      Object.assign($(id), { min: limits.minSize, max: limits.maxSize, step: limits.multiple, value });
+    }
+    this.#drawShapes();
+    this.#show();
+  }
+
+  /** The settings of an earlier job, ready to be changed. */
+  fill({ mode, prompt, settings, inputs = [] }) {
+    this.setMode(mode);
+    this.inputs.set(inputs);
+    $("prompt").value = prompt;
+    $("each-line").checked = !prompt.includes("\n");
+    this.#fillSize(settings.size);
+    for (const [id, name] of [["steps", "num_inference_steps"], ["guidance", "guidance_scale"], ["cfg", "true_cfg_scale"]]) {
+      if (settings[name] != null) $(id).value = settings[name];
+    }
+    $("negative").value = settings.negative_prompt ?? "";
+    $("seed").value = settings.seed ?? "";
+    $("n").value = 1;
+    $("more").open = true;
+    this.#show();
+  }
+
+  setPrompt(prompt) {
+    $("prompt").value = prompt;
+    this.#show();
+    $("prompt").focus();
+  }
+
+  /** Jobs for these prompts with the settings as they are. */
+  jobs(prompts, { mode = this.mode, n = Number($("n").value) } = {}) {
+    const seed = $("seed").value.trim();
+    const inputs = mode === "edit" ? this.inputs.blobs : [];
+    return prompts.flatMap((prompt) =>
+      Array.from({ length: n }, (_, index) => {
+        const settings = this.#settings(mode, seed === "" ? randomSeed() : Number(seed) + index);
+        return { id: newId(), mode, prompt, settings, inputs, numSteps: settings.num_inference_steps };
+      }),
+    );
+  }
+
+  #settings(mode, seed) {
+    const settings = { size: this.#size(mode), num_inference_steps: Number($("steps").value), seed };
+    if (this.#limits?.guidance != null) settings.guidance_scale = Number($("guidance").value);
+    if (this.#limits?.cfg != null) settings.true_cfg_scale = Number($("cfg").value);
+    if ($("negative").value.trim()) settings.negative_prompt = $("negative").value.trim();
+    return settings;
+  }
+
+  #read() {
+    const problem = this.#problem();
+    $("problem").textContent = problem?.[1] ?? "";
+    $("problem").hidden = !problem;
+    if (problem) {
+      if ($(problem[0]).closest("details")) $("more").open = true;
+      $(problem[0]).focus();
+      return null;
+    }
+    return this.jobs(this.#prompts());
+  }
+
+  /** [id of the field, what is wrong], or nothing. */
+  #problem() {
+    if (!this.#prompts().length) return ["prompt", "Write what you would like to see."];
+    if (this.mode === "edit" && !this.inputs.blobs.length) return ["file", "Add the image that you want to edit."];
+    if (!/^\d*$/.test($("seed").value.trim()) || Number($("seed").value) >= 2 ** 53) {
+      return ["seed", "A seed is a whole number, or nothing for a random one."];
+    }
+    if (this.#shape() === "custom") return this.#sizeProblem("width") ?? this.#sizeProblem("height");
+    return null;
+  }
+
+  #sizeProblem(id) {
+    const { minSize, maxSize, multiple } = this.#limits;
+    const side = Number($(id).value);
+    if (side === fit(side, this.#limits)) return null;
+    return [id, `The ${id} has to be a multiple of ${multiple} from ${minSize} to ${maxSize}.`];
+  }
+
+  #prompts() {
+    const text = $("prompt").value.trim();
+    if (!text) return [];
+    return $("each-line").checked ? linesOf(text) : [text];
+  }
+
+  #shape() {
+    return document.querySelector("[name=shape]:checked")?.value ?? "auto";
+  }
+
+  #size(mode) {
+    const shape = this.#shape();
+    if (shape === "custom") return `${Number($("width").value)}x${Number($("height").value)}`;
+    if (shape === "auto" && mode !== "edit") return `${this.#limits?.width}x${this.#limits?.height}`;
+    return shape;
+  }
+
+  #fillSize(size = "auto") {
+    const known = document.querySelector(`[name=shape][value="${CSS.escape(size)}"]`);
+    if (known) known.checked = true;
+    else {
+      document.querySelector("[name=shape][value=custom]").checked = true;
+      [$("width").value, $("height").value] = size.split("x");
+    }
+  }
+
+  #drawShapes() {
+    const shapes = shapesOf(this.#limits).map(([name, width, height]) => {
+      const longer = Math.max(width, height);
+      const icon = h("i", { "aria-hidden": "true" });
+      icon.style.width = `${(18 * width) / longer}px`;
+      icon.style.height = `${(18 * height) / longer}px`;
+      return choice(`${width}x${height}`, icon, h("b", {}, name), h("small", {}, `${width} × ${height}`));
+    });
+    const auto = choice("auto", h("b", {}, "Same"), h("small", {}, "as the image"));
+    auto.id = "shape-auto";
+    $("shapes").replaceChildren(auto, ...shapes, choice("custom", h("b", {}, "Other"), h("small", {}, "width, height")));
+    shapes[0].querySelector("input").checked = true;
+  }
+
+  #show() {
+    const editing = this.mode === "edit";
+    $("inputs").hidden = !editing;
+    $("prompt-label").textContent = editing ? "What to change" : "Prompt";
+    $("prompt").placeholder = PLACEHOLDERS[this.mode];
+    this.#showAuto(editing);
+    $("custom").hidden = this.#shape() !== "custom";
+    for (const id of ["n", "steps", "guidance", "cfg"]) $(`${id}-out`).textContent = $(id).value;
+    const lines = linesOf($("prompt").value).length;
+    $("lines").hidden = lines < 2;
+    $("prompt-hint").hidden = lines >= 2;
+    $("lines-text").textContent = `${lines} prompts, one a line`;
+    const count = this.#prompts().length * Number($("n").value);
+    $("generate-text").textContent = `${editing ? "Edit" : "Generate"}${count > 1 ? ` ${plural(count, "image")}` : ""}`;
+    if ($("prompt").value) $("problem").hidden = true;
+  }
+
+  #showAuto(editing) {
+    const auto = $("shape-auto");
+    if (!auto || auto.hidden === !editing) return;
+    auto.hidden = !editing;
+    const other = auto.nextElementSibling.querySelector("input");
+    (editing ? auto.querySelector("input") : other).checked = true;
+  }
+}
+
+const linesOf = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
+const randomSeed = () => Math.floor(Math.random() * MAX_SEED);
+
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(9)); // randomUUID is missing where the page is served without TLS
+  return `page-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+function choice(value, ...content) {
+  return h("label", {}, h("input", { type: "radio", name: "shape", value }), h("span", {}, ...content));
+}
+
+function setRange(id, { min, max, value }) {
+  const range = $(id);
+  if (min != null) range.min = min;
+  range.max = max;
+  if (value != null) range.value = value;
+}

@@ -1,0 +1,163 @@
+// The gallery: a card for every job, with its preview while it runs and its image when it is done.
+
+import { $, h, plural } from "./dom.js";
+
+export class Gallery {
+  jobs = []; // as shown: newest batch first
+  #cards = new Map(); // id -> card
+  #urls = new Map(); // id -> object URL of the finished image
+  #actions;
+
+  /** `actions`: open, cancel, retry, dismiss, reuse, edit, each called with a job; `colour(id)` is a job's thread. */
+  constructor(actions) {
+    this.#actions = actions;
+  }
+
+  get done() {
+    return this.jobs.filter((job) => job.state === "done");
+  }
+
+  url(job) {
+    if (!this.#urls.has(job.id)) this.#urls.set(job.id, URL.createObjectURL(job.blob));
+    return this.#urls.get(job.id);
+  }
+
+  /** Puts a batch in front, or (`index`) back to where it was. */
+  add(jobs, index = 0) {
+    const before = this.jobs[index] && this.#cards.get(this.jobs[index].id);
+    this.jobs.splice(index, 0, ...jobs);
+    for (const job of jobs) {
+      const card = h("li", { class: "card" });
+      this.#cards.set(job.id, card);
+      $("cards").insertBefore(card, before ?? null);
+      this.update(job);
+    }
+    this.#count();
+  }
+
+  /** Takes a job out; returns where it was. */
+  remove(job) {
+    const index = this.jobs.indexOf(job);
+    if (index < 0) return index;
+    this.jobs.splice(index, 1);
+    this.#cards.get(job.id).remove();
+    this.#cards.delete(job.id);
+    if (this.#urls.has(job.id)) URL.revokeObjectURL(this.#urls.get(job.id));
+    this.#urls.delete(job.id);
+    this.#count();
+    return index;
+  }
+
+  focus(job) {
+    this.#cards.get(job?.id)?.querySelector("button")?.focus();
+  }
+
+  update(job) {
+    const card = this.#cards.get(job.id);
+    if (!card) return;
+    card.style.setProperty("--thread", this.#actions.colour(job.id));
+    if (card.dataset.state === job.state && job.state === "sent") {
+      this.#progress(card, job);
+      return;
+    }
+    const focused = card.contains(document.activeElement);
+    card.dataset.state = job.state;
+    const content = { waiting: pending, sent: pending, done: finished, failed }[job.state];
+    if (content) card.replaceChildren(...content(job, this.#actions, this));
+    if (job.state === "sent") this.#progress(card, job);
+    if (focused) card.querySelector("button")?.focus({ preventScroll: true });
+    this.#count();
+  }
+
+  #progress(card, job) {
+    const bar = card.querySelector("progress");
+    bar.max = job.numSteps || 1;
+    if (job.step) bar.value = job.step;
+    card.querySelector(".card-state").textContent = job.step ? `Step ${job.step} of ${job.numSteps}` : "Queued";
+    const image = card.querySelector("img");
+    if (job.preview && image.src !== job.preview) {
+      image.src = job.preview;
+      image.hidden = false;
+    }
+    const part = job.numSteps ? job.step / job.numSteps : 0;
+    image.style.setProperty("--blur", `${(6 * (1 - part)).toFixed(1)}px`);
+  }
+
+  #count() {
+    const done = this.done.length;
+    const open = this.jobs.filter((job) => job.state === "waiting" || job.state === "sent").length;
+    const parts = [open && `${open} on the way`, done && `${plural(done, "image")}`].filter(Boolean);
+    $("count").textContent = parts.join(" · ");
+    $("empty").hidden = this.jobs.length > 0;
+    $("clear").hidden = done === 0;
+    $("cancel-all").hidden = open < 2;
+  }
+}
+
+function pending(job, { cancel }) {
+  const label = `Cancel: ${job.prompt}`;
+  return [
+    h(
+      "div",
+      { class: "picture" },
+      h("img", { alt: "", hidden: true, src: job.preview }),
+      h("span", { class: "card-state" }, "Queued"),
+      h("button", { class: "icon cancel", type: "button", "aria-label": label, title: "Cancel", onclick: () => cancel(job) }, "×"),
+      h("progress", { "aria-label": `Progress: ${job.prompt}` }),
+    ),
+    h("p", { class: "card-prompt" }, job.prompt),
+  ];
+}
+
+function finished(job, { open, reuse, edit }, gallery) {
+  const button = (label, action) =>
+    h("button", { class: "chip", type: "button", "aria-label": `${label}: ${job.prompt}`, onclick: () => action(job) }, label);
+  return [
+    h(
+      "div",
+      { class: "picture" },
+      h(
+        "button",
+        { class: "picture-open", type: "button", "aria-label": `Open: ${job.prompt}`, onclick: () => open(job) },
+        h("img", { src: gallery.url(job), alt: job.prompt, loading: "lazy" }),
+      ),
+      h(
+        "div",
+        { class: "card-actions" },
+        h("a", { class: "chip", href: gallery.url(job), download: fileName(job), "aria-label": `Download: ${job.prompt}` }, "Download"),
+        button("Reuse", reuse),
+        button("Edit", edit),
+      ),
+    ),
+    h("p", { class: "card-prompt" }, job.prompt),
+    h("p", { class: "card-meta" }, summary(job)),
+  ];
+}
+
+function failed(job, { retry, dismiss }) {
+  return [
+    h(
+      "div",
+      { class: "picture failed" },
+      h("p", { role: "alert" }, job.error),
+      h(
+        "div",
+        { class: "row" },
+        h("button", { class: "chip", type: "button", onclick: () => retry(job) }, "Try again"),
+        h("button", { class: "chip", type: "button", onclick: () => dismiss(job) }, "Dismiss"),
+      ),
+    ),
+    h("p", { class: "card-prompt" }, job.prompt),
+  ];
+}
+
+function summary({ settings }) {
+  const size = settings.size === "auto" ? null : settings.size.replace("x", " × ");
+  return [size, `${settings.num_inference_steps} steps`, `seed ${settings.seed}`].filter(Boolean).join(" · ");
+}
+
+/** A name for the file: the prompt in plain letters, and the seed. */
+export function fileName({ prompt, settings }) {
+  const slug = prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60);
+  return `${slug || "image"}-${settings.seed}.png`;
+}

@@ -1,0 +1,125 @@
+// Jobs: what was asked for, sent to the server a few at a time, with previews, cancelling and trying again.
+
+import * as api from "./api.js";
+
+// A browser opens six connections to one server. Two stay free: for cancelling and for the engine's figures.
+const STREAMS = 4;
+
+/**
+ * A job is {id, mode, prompt, settings, inputs, state, step, numSteps, preview, blob, error, timings, at};
+ * state: waiting | sent | done | failed | cancelled. `changed(job)` is called after every change.
+ */
+export class Queue {
+  #jobs = new Map();
+  #changed;
+
+  constructor(changed) {
+    this.#changed = changed;
+  }
+
+  get open() {
+    return [...this.#jobs.values()];
+  }
+
+  has(id) {
+    return this.#jobs.has(id);
+  }
+
+  add(jobs) {
+    for (const job of jobs) {
+      Object.assign(job, { state: "waiting", step: 0, error: null, at: Date.now() });
+      this.#jobs.set(job.id, job);
+    }
+    this.#fill();
+  }
+
+  cancel(id) {
+    const job = this.#jobs.get(id);
+    if (!job) return;
+    if (job.state === "sent") {
+      api.cancel(id).catch(() => {}); // it may have ended a moment ago; closing the stream aborts it too
+      job.abort.abort();
+    }
+    this.#end(job, "cancelled");
+  }
+
+  /** Takes steps over from the engine's figures: [{id, step, num_steps}]. */
+  follow(running) {
+    for (const { id, step, num_steps: numSteps } of running) {
+      const job = this.#jobs.get(id);
+      if (!job || job.state !== "sent" || (job.step === step && job.numSteps === numSteps)) continue;
+      job.step = step;
+      job.numSteps = numSteps ?? job.numSteps;
+      this.#changed(job);
+    }
+  }
+
+  #fill() {
+    const sent = this.open.filter((job) => job.state === "sent").length;
+    const waiting = this.open.filter((job) => job.state === "waiting");
+    waiting.slice(0, Math.max(0, STREAMS - sent)).forEach((job) => this.#send(job));
+  }
+
+  async #send(job) {
+    job.state = "sent";
+    job.abort = new AbortController();
+    this.#changed(job);
+    try {
+      await this.#receive(job);
+      if (job.state === "sent") this.#end(job, job.blob ? "done" : "failed", "The server ended the stream early.");
+    } catch (error) {
+      if (job.state === "sent") this.#end(job, "failed", messageOf(error));
+    }
+  }
+
+  async #receive(job) {
+    const path = job.mode === "edit" ? "v1/images/edits" : "v1/images/generations";
+    for await (const event of api.stream(path, bodyOf(job), { id: job.id, signal: job.abort.signal })) {
+      if (event.type?.endsWith(".partial_image")) {
+        setPreview(job, picture(event.b64_json));
+      } else if (event.type?.endsWith(".completed")) {
+        job.blob = picture(event.b64_json);
+        job.timings = event.timings ?? null;
+        if (event.seed != null) job.settings.seed = event.seed;
+      }
+      if (job.state === "sent") this.#changed(job);
+    }
+  }
+
+  #end(job, state, error = null) {
+    this.#jobs.delete(job.id);
+    setPreview(job, null);
+    job.state = state;
+    job.error = state === "failed" ? error : null;
+    delete job.abort;
+    this.#changed(job);
+    this.#fill();
+  }
+}
+
+function messageOf(error) {
+  return error instanceof api.ApiError ? error.message : "The server can't be reached, or the connection broke.";
+}
+
+function setPreview(job, blob) {
+  if (job.preview) URL.revokeObjectURL(job.preview);
+  job.preview = blob && URL.createObjectURL(blob);
+}
+
+function picture(base64) {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return new Blob([bytes], { type: "image/png" });
+}
+
+const STREAMED = { n: 1, stream: true, partial_images: 3, output_format: "png" };
+
+function bodyOf({ mode, prompt, settings, inputs }) {
+  const fields = { prompt, ...settings, ...STREAMED };
+  if (mode !== "edit") return fields;
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
+  inputs.forEach((blob, index) => form.append("image[]", blob, `image-${index + 1}.${extension(blob.type)}`));
+  return form;
+}
+
+const extension = (type) => ({ "image/jpeg": "jpg", "image/webp": "webp" })[type] ?? "png";
