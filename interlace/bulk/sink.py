@@ -20,16 +20,8 @@ from PIL import Image
 
 from interlace.bulk.faults import fault_point
 from interlace.bulk.locks import FolderLock
-from interlace.bulk.manifest import (
-    FAILURES,
-    MANIFEST,
-    SUMMARY,
-    last_lines,
-    part_of,
-    read_manifest,
-    remove_parts,
-    trusted_records,
-)
+from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, is_whole, last_lines, read_manifest
+from interlace.bulk.parts import all_records, part_of, remove_parts
 from interlace.bulk.png import encode_png
 from interlace.bulk.rows import BadRow, Job
 from interlace.bulk.shards import Shard
@@ -93,10 +85,11 @@ class Sink:
                 self._hold = FolderLock.alone(folder)
             for leftover in folder.glob(f"{self._temporary}*"):
                 leftover.unlink()
-            self.records = {} if overwrite else trusted_records(folder, shard.owns if shard else None)
+            records = {} if overwrite else all_records(folder, shard)
+            self.records = {name: record for name, record in records.items() if is_whole(folder, record)}
             self._compact()
             if shard is None:
-                remove_parts(folder)
+                remove_parts(folder, MANIFEST)
             self._manifest = self._path(MANIFEST).open("a", encoding="utf-8")
             self._failures = self._path(FAILURES).open("w", encoding="utf-8")
         except OSError as error:
@@ -150,7 +143,7 @@ class Sink:
         return _TEMPORARY if self._shard is None else f"{_TEMPORARY}{self._shard.tag}-"
 
     def _path(self, name: str) -> Path:
-        return self.folder / (name if self._shard is None else part_of(name, self._shard.tag))
+        return self.folder / part_of(name, self._shard)
 
     def _compact(self) -> None:
         """Makes the manifest say each image once; leaves the file alone where it does so already."""
@@ -203,13 +196,13 @@ def _json_line(record: Mapping[str, Any]) -> str:
 def _append(file: io.TextIOWrapper, record: Mapping[str, Any]) -> None:
     line = _json_line(record)
     fault_point("before a line")
-    fault_point("half a line", lambda: _half(file.buffer, line.encode()))
+    fault_point("half a line", lambda: _half(file, line))
     file.write(line)
     file.flush()
     os.fsync(file.fileno())
     fault_point("line written")
 
 
-def _half(file: IO[bytes], data: bytes) -> None:
+def _half(file: IO[Any], data: Any) -> None:
     file.write(data[: len(data) // 2])
     file.flush()
