@@ -1,4 +1,4 @@
-"""bulk/rows.py and bulk/formats.py: every format gives the same rows, bad rows are told with their place."""
+"""bulk/rows.py and bulk/formats: every format gives the same rows, bad rows are told with their place."""
 
 import csv
 import io
@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlace.bulk import formats
+from interlace.bulk.formats import json as json_format
 from interlace.bulk.rows import BadRow, Row, Rows, image_seed
+from interlace.bulk.selection import Selection
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
@@ -175,7 +176,7 @@ def test_equal_file_names_are_refused_for_the_later_row(tmp_path: Path) -> None:
 
 
 def test_limit_takes_rows_from_the_start(tmp_path: Path) -> None:
-    assert [row.prompt for row in read(tmp_path / "p.txt", "a\nb\nc", limit=2)] == ["a", "b"]
+    assert [row.prompt for row in read(tmp_path / "p.txt", "a\nb\nc", selection=Selection(limit=2))] == ["a", "b"]
 
 
 def test_seeds_depend_on_the_row_and_the_image_only(tmp_path: Path) -> None:
@@ -224,10 +225,10 @@ def test_whatever_is_written_is_read_back(
         "p.json": json.dumps(rows, indent=1, ensure_ascii=False),
         "p.csv": table.getvalue(),
     }
-    before, formats._CHUNK = formats._CHUNK, chunk
+    before, json_format._CHUNK = json_format._CHUNK, chunk
     try:
         for name, text in forms.items():
             got = read(folder / name, text)
             assert [(row.prompt, row.sampling) for row in got if isinstance(row, Row)] == expected, name
     finally:
-        formats._CHUNK = before
+        json_format._CHUNK = before

@@ -17,8 +17,34 @@ Many = Parameter(consume_multiple=True, negative=())
 class SelectFlags:
     """Which rows of the input are used, and how its columns are called."""
 
+    rows: str | None = None
+    """Use rows START:STOP or START:STOP:STEP, counted from 0: 0:100, 500:, -10:."""
+    where: Annotated[list[str], Many] = field(default_factory=list)
+    """Use rows that meet a condition: 'height >= 512', 'prompt ~ circle' (== != < <= > >= and ~ for contains)."""
     limit: int | None = None
     """Use only so many rows, from the start."""
+    strict: Annotated[bool, Switch] = False
+    """Make nothing where any row is broken."""
+    dry_run: Annotated[bool, Switch] = False
+    """Say what would be done, and write nothing."""
+    split: str | None = None
+    """Which split of a Hugging Face dataset."""
+    subset: str | None = None
+    """Which subset (configuration) of a Hugging Face dataset."""
+    prompt_column: str | None = None
+    """What the input calls its prompts; also instruction_column, id_column and so on."""
+    instruction_column: str | None = None
+    """What the input of an edit calls its instructions."""
+    negative_prompt_column: str | None = None
+    """What the input calls its negative prompts."""
+    id_column: str | None = None
+    """What the input calls its ids."""
+    image_columns: Annotated[list[str], Many] = field(default_factory=list)
+    """What the input of an edit calls its images: one column or more."""
+    column: Annotated[list[str], Many] = field(default_factory=list)
+    """Any column by another name, as OURS=THEIRS: seed=rng_seed."""
+    ignore_unknown_columns: bool | None = None
+    """Leave columns alone that have no meaning here; on for Parquet, datasets and folders, off for prompt files."""
 
 
 @Parameter(name="*", group=RunGroup)

@@ -3,38 +3,23 @@
 What is wrong with a row is told with its place in the file, and does not stop the others. No torch, no files written.
 """
 
-import difflib
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from interlace.bulk.formats import Record, check_file, read_records, table_header
+from interlace.bulk.columns import NUMBER_COLUMNS, OUR_NAMES, WHOLE_COLUMNS, Columns
+from interlace.bulk.formats import Record, open_source
 from interlace.bulk.images import ImageSource
+from interlace.bulk.names import NameTable
+from interlace.bulk.selection import EVERY_ROW, Selection
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
-WHOLE_COLUMNS = frozenset({"height", "width", "num_inference_steps", "seed", "num_images", "priority"})
-NUMBER_COLUMNS = WHOLE_COLUMNS | {"guidance_scale", "true_cfg_scale", "strength"}
-COLUMNS = NUMBER_COLUMNS | {"prompt", "id", "negative_prompt"}
-
-# What other tools call our columns; used in hints only.
-_OTHER_NAMES = {
-    "caption": "prompt",
-    "text": "prompt",
-    "name": "id",
-    "key": "id",
-    "filename": "id",
-    "steps": "num_inference_steps",
-    "cfg": "guidance_scale",
-    "cfg_scale": "guidance_scale",
-    "n": "num_images",
-    "num_images_per_prompt": "num_images",
-    "negative": "negative_prompt",
-}
 _MAX_ID_BYTES = 200  # file systems allow 255 a name; some are needed for suffixes
 _MAX_IMAGES = 10_000
 
@@ -97,85 +82,110 @@ class Rows:
 
     records: Callable[[], Iterable[Record]]
     defaults: SamplingParams
-    limit: int | None = None  # only so many rows from the start
+    selection: Selection = EVERY_ROW
+    columns: Columns = OUR_NAMES
+    folder: Path = Path()  # what relative paths of images are relative to
 
     @classmethod
-    def from_file(cls, path: Path, defaults: SamplingParams, limit: int | None = None) -> "Rows":
-        """Raises `InvalidRequestError` for a file that can't be used, such as a table with a misspelt column."""
-        check_file(path)
-        header = table_header(path)
-        if header is not None:
-            problem = _unknown_columns(header) or ("" if "prompt" in header else f"no column prompt among {header}")
-            if problem:
-                raise InvalidRequestError(f"{path}:1: {problem}", "prompts_file")
-        return cls(partial(read_records, path), defaults, limit)
+    def from_file(
+        cls,
+        place: str | Path,
+        defaults: SamplingParams,
+        selection: Selection = EVERY_ROW,
+        columns: Columns = OUR_NAMES,
+        *,
+        split: str | None = None,
+        subset: str | None = None,
+    ) -> "Rows":
+        """A file, folder or dataset. Raises `InvalidRequestError` for one that can't be used, such as a table with a
+        misspelt column."""
+        source = open_source(place, split, subset)
+        columns = columns.for_source(source)
+        wanted = None
+        if source.header is not None:
+            wanted = columns.wanted(source.header) | {condition.column for condition in selection.where}
+            selection.check(source.name, {*source.header, *columns.known})
+        return cls(partial(source.read, wanted), defaults, selection, columns, source.folder)
 
     @classmethod
-    def from_prompts(cls, prompts: Iterable[str], defaults: SamplingParams, limit: int | None = None) -> "Rows":
-        records = [Record(f"--prompt {n}", {"prompt": prompt}) for n, prompt in enumerate(prompts, 1)]
-        return cls(partial(iter, records), defaults, limit)
+    def from_prompts(
+        cls,
+        prompts: Iterable[str],
+        defaults: SamplingParams,
+        selection: Selection = EVERY_ROW,
+    ) -> "Rows":
+        records = [Record(f"--prompt:{n}", {"prompt": prompt}) for n, prompt in enumerate(prompts, 1)]
+        return cls(partial(iter, records), defaults, selection)
 
     def __iter__(self) -> Iterator[Row | BadRow]:
-        taken: dict[str, str] = {}
-        for number, record in enumerate(self.records()):
-            if number == self.limit:
-                return
-            row = read_row(record, f"{number:06d}", self.defaults)
+        taken = NameTable()
+        for number, record in self._selected():
+            row = read_row(record, f"{number:06d}", self.defaults, self.columns, self.folder)
             yield row if isinstance(row, BadRow) else _claim_names(row, taken)
 
+    def _selected(self) -> Iterator[tuple[int, Record]]:
+        """Records with their numbers. One that can't be read is told, whatever the conditions."""
+        bounds = self.selection.bounds(lambda: sum(1 for _ in self.records()))
+        numbered = islice(enumerate(self.records()), *bounds)
+        if self.selection.where:
+            others = asdict(self.defaults)
+            numbered = ((number, record) for number, record in numbered if self._meets(record, others))
+        yield from islice(numbered, self.selection.limit)
 
-def _claim_names(row: Row, taken: dict[str, str]) -> Row | BadRow:
+    def _meets(self, record: Record, others: Mapping[str, Any]) -> bool:
+        if record.columns is None:
+            return True
+        cells = others | {name: cell for name, cell in record.columns.items() if cell is not None}
+        cells |= {ours: cells[theirs[0]] for ours, theirs in self.columns.theirs.items() if theirs[0] in cells}
+        cells.setdefault("prompt", cells.get("instruction"))
+        return all(condition.holds(cells.get(condition.column)) for condition in self.selection.where)
+
+
+def _claim_names(row: Row, taken: NameTable) -> Row | BadRow:
     """Two rows may not write the same file; the first one has it."""
-    names = row.names()
-    clash = next((name for name in names if name in taken), None)
-    if clash is not None:
-        error = f"the id {row.id!r} is not unique: {taken[clash]} writes {clash}.png already"
-        return BadRow(where=row.where, error=error, id=row.id, prompt=row.prompt)
-    taken.update(dict.fromkeys(names, row.where))
-    return row
+    clash = taken.claim(row.names(), row.where)
+    if clash is None:
+        return row
+    name, where = clash
+    error = f"the id {row.id!r} is not unique: {where} writes {name}.png already"
+    return BadRow(where=row.where, error=error, id=row.id, prompt=row.prompt)
 
 
-def read_row(record: Record, default_id: str, defaults: SamplingParams) -> Row | BadRow:
+def read_row(
+    record: Record,
+    default_id: str,
+    defaults: SamplingParams,
+    columns: Columns = OUR_NAMES,
+    folder: Path = Path(),
+) -> Row | BadRow:
     """Checks one record. `default_id` names it where it doesn't name itself."""
-    columns = {key: value for key, value in (record.columns or {}).items() if value is not None}
-    prompt = columns.get("prompt")
-    shown = prompt if isinstance(prompt, str) and _is_text(prompt) else None
-    row_id = default_id
+    row_id, shown = default_id, None
     try:
         if record.error is not None:
             raise InvalidRequestError(record.error)
-        row_id = _checked_id(columns.get("id", default_id))
-        sampling = _sampling(columns, defaults)
+        given = record.columns or {}
+        cells = columns.rename(given)
+        prompt = cells.get("prompt")
+        shown = prompt if isinstance(prompt, str) and _is_text(prompt) else None
+        row_id = _checked_id(cells.get("id", default_id))
+        sampling = _sampling(cells, defaults)
+        if prompt is None:
+            raise InvalidRequestError(columns.missing_prompt(given))
         return Row(id=row_id, where=record.where, prompt=_checked_prompt(prompt), sampling=sampling)
     except InvalidRequestError as error:
         return BadRow(where=record.where, error=str(error), id=row_id, prompt=shown)
 
 
-def _sampling(columns: Mapping[str, Any], defaults: SamplingParams) -> SamplingParams:
-    if problem := _unknown_columns(columns):
-        raise InvalidRequestError(problem)
-    values: dict[str, Any] = {
-        name: _to_number(name, value) for name, value in columns.items() if name in NUMBER_COLUMNS
-    }
-    if "negative_prompt" in columns:
-        values["negative_prompt"] = columns["negative_prompt"]
+def _sampling(cells: Mapping[str, Any], defaults: SamplingParams) -> SamplingParams:
+    values: dict[str, Any] = {name: _to_number(name, value) for name, value in cells.items() if name in NUMBER_COLUMNS}
+    if "negative_prompt" in cells:
+        values["negative_prompt"] = cells["negative_prompt"]
     sampling = replace(defaults, **values)
     if not _is_text(sampling.negative_prompt or ""):
         raise InvalidRequestError("the negative_prompt is not valid Unicode text (UTF-8 expected)")
     if sampling.num_images > _MAX_IMAGES:
         raise InvalidRequestError(f"num_images is {sampling.num_images}; expected at most {_MAX_IMAGES} a row")
     return sampling
-
-
-def _unknown_columns(names: Iterable[str]) -> str:
-    unknown = [name for name in names if name not in COLUMNS]
-    if not unknown:
-        return ""
-    name = unknown[0]
-    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
-    near = [_OTHER_NAMES[plain]] if plain in _OTHER_NAMES else difflib.get_close_matches(plain, sorted(COLUMNS), 1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(COLUMNS))}"
-    return f"unknown column {name!r}; {hint}"
 
 
 def _to_number(name: str, value: object) -> object:
@@ -196,8 +206,6 @@ def _is_text(value: str) -> bool:
 
 
 def _checked_prompt(prompt: object) -> str:
-    if prompt is None:
-        raise InvalidRequestError("the row has no prompt")
     if not isinstance(prompt, str):
         raise InvalidRequestError(f"the prompt is {prompt!r}; expected a text")
     if not prompt.strip():

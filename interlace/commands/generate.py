@@ -1,7 +1,6 @@
 """`interlace t2i` and `interlace edit`: images from files of prompts, by the thousand."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -15,7 +14,7 @@ from interlace.request import SamplingParams
 def t2i(
     *,
     prompt: Annotated[list[str] | None, Many, Parameter(group=RunGroup)] = None,
-    prompts_file: Annotated[Path | None, Parameter(group=RunGroup)] = None,
+    prompts_file: Annotated[str | None, Parameter(group=RunGroup)] = None,
     output: OutputFlags,
     select: SelectFlags = SelectFlags(),  # noqa: B008 (frozen)
     run: RunFlags = RunFlags(),  # noqa: B008
@@ -36,29 +35,32 @@ def t2i(
     interlace t2i --model-name black-forest-labs/FLUX.1-dev --prompts-file prompts.csv --output-dir out --height 768
     ```
 
-    A prompts file is JSONL, JSON, CSV, TSV or TXT (one prompt a line). Columns: prompt, id, negative_prompt, height,
-    width, num_inference_steps, guidance_scale, true_cfg_scale, seed, num_images, strength, priority.
+    A prompts file is JSONL, JSON, CSV, TSV, TXT (one prompt a line) or Parquet; it may also be a folder of Parquet
+    files, a folder of images with metadata.jsonl or metadata.csv, a dataset that `save_to_disk` wrote, or the id of a
+    dataset on the Hugging Face hub. Columns: prompt, id, negative_prompt, height, width, num_inference_steps,
+    guidance_scale, true_cfg_scale, seed, num_images, strength, priority; flags hold where a row has none.
+
+    ```text
+    interlace t2i --prompts-file data.parquet --prompt-column caption --where "width >= 512" --output-dir out --dry-run
+    ```
 
     Parameters
     ----------
     prompt
         One or more prompts; or use --prompts-file.
     prompts_file
-        A file of prompts with optional parameters for each.
+        A file, a folder or a dataset of prompts, with optional parameters for each.
     model_name
         A directory, a hub id, or "demo" for the built-in model.
     """
-    from interlace.bulk.rows import Rows
+    from interlace.bulk.inputs import open_rows, prompt_rows
     from interlace.bulk.session import generate
 
     if (prompt is None) == (prompts_file is None):
         raise InvalidRequestError("expected either --prompt or --prompts-file, and not both", "prompt")
-    if select.limit is not None and select.limit < 1:
-        raise InvalidRequestError(f"limit is {select.limit}; expected at least 1", "limit")
     defaults = SamplingParams(**asdict(picture))
     rows = (
-        Rows.from_prompts(prompt, defaults, select.limit) if prompt is not None
-        else Rows.from_file(prompts_file or Path(), defaults, select.limit)
-    )  # fmt: skip
+        prompt_rows(prompt, defaults, select) if prompt is not None else open_rows(prompts_file or "", defaults, select)
+    )
     flags = BulkFlags(model_name=model_name, output=output, select=select, run=run, model=model, speed=speed)
     return generate(rows, flags, engine)
