@@ -26,11 +26,20 @@ _ids = itertools.count()
 
 
 class Omni:
-    """Generates for many prompts at once with one model.
+    """Generates for many prompts at once with one model, or with several in a row.
 
     `model` is a directory, a hub id, a built-in name or a `LoadedModel`; `options` are fields of `EngineConfig`.
+    `stages` (configs) or `deploy_config` (a file) in its place make it an `OmniStages`.
     Raises `ModelLoadError`, or `InvalidRequestError` for wrong options.
     """
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Several stages where the options name them."""
+        if cls is Omni and options.keys() & {"stages", "deploy_config"}:
+            from interlace.stages.omni_stages import OmniStages
+
+            return super().__new__(OmniStages)  # type: ignore[return-value]
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -87,6 +96,11 @@ class Omni:
         """
         items = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
         futures = [self.submit(item, sampling_params, on_progress=on_progress) for item in items]
+        return self._gather(futures, raise_on_error, on_output)
+
+    def _gather(
+        self, futures: "list[Future[Output]]", raise_on_error: bool, on_output: Callable[[Output], None] | None
+    ) -> list[Output]:
         if on_output is not None:
             for future in futures:
                 future.add_done_callback(lambda done: on_output(done.result()))

@@ -1,0 +1,140 @@
+"""What a pipeline needs of a stage, and the stages that there are."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from interlace.errors import InvalidRequestError
+from interlace.omni import Omni
+from interlace.request import Output, Progress, SamplingParams
+from interlace.stages.ar_config import ARSamplingParams
+from interlace.stages.config import OmniStageConfig
+
+ProgressListener = Callable[[Progress], None]
+Params = SamplingParams | ARSamplingParams
+
+
+class Stage(Protocol):
+    """Takes prompts and gives outputs, many at once, batching by itself."""
+
+    def submit(
+        self,
+        prompt: Mapping[str, Any],
+        params: Any,
+        *,
+        request_id: str,
+        on_progress: ProgressListener | None = None,
+    ) -> "Future[Output]":
+        """Never raises for a bad request: what went wrong is in `Output.error`."""
+
+    def abort(self, request_id: str) -> bool:
+        """Its future ends soon. False when there is no such request."""
+
+    def stats(self) -> dict[str, Any]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+class DiffusionStage:
+    """An `Omni` as a stage."""
+
+    def __init__(self, config: OmniStageConfig, replica: int = 0) -> None:
+        self.omni = Omni(config.model, device=config.device_of(replica), **config.engine_args)
+        if config.dit_config.scheduler is not None:
+            _set_scheduler(self.omni.model.pipeline, config.dit_config.scheduler)
+
+    def submit(
+        self,
+        prompt: Mapping[str, Any],
+        params: SamplingParams,
+        *,
+        request_id: str,
+        on_progress: ProgressListener | None = None,
+        preview_every: int = 0,
+    ) -> "Future[Output]":
+        return self.omni.submit(
+            prompt, params, request_id=request_id, on_progress=on_progress, preview_every=preview_every
+        )
+
+    def abort(self, request_id: str) -> bool:
+        return self.omni.abort(request_id)
+
+    def stats(self) -> dict[str, Any]:
+        return self.omni.engine.stats()
+
+    def describe(self) -> dict[str, Any]:
+        return self.omni.describe()
+
+    def close(self) -> None:
+        self.omni.close()
+
+
+class Replicas:
+    """Several copies of one stage; each request goes to the one with the fewest."""
+
+    def __init__(self, copies: list[Stage]) -> None:
+        self.copies = copies
+        self._load = [0] * len(copies)
+        self._where: dict[str, int] = {}
+
+    def submit(self, prompt: Mapping[str, Any], params: Any, *, request_id: str, **options: Any) -> "Future[Output]":
+        place = min(range(len(self.copies)), key=self._load.__getitem__)
+        self._load[place] += 1
+        self._where[request_id] = place
+        future = self.copies[place].submit(prompt, params, request_id=request_id, **options)
+        future.add_done_callback(lambda _: self._left(request_id, place))
+        return future
+
+    def abort(self, request_id: str) -> bool:
+        place = self._where.get(request_id)
+        return place is not None and self.copies[place].abort(request_id)
+
+    def stats(self) -> dict[str, Any]:
+        return {"replicas": [copy.stats() for copy in self.copies]}
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.copies[0].describe(), "replicas": len(self.copies)}
+
+    def close(self) -> None:
+        for copy in self.copies:
+            copy.close()
+
+    def _left(self, request_id: str, place: int) -> None:
+        self._load[place] -= 1
+        self._where.pop(request_id, None)
+
+
+def open_stage(config: OmniStageConfig) -> Stage:
+    """Loads what a config says. Raises `ModelLoadError` or `InvalidRequestError`; nothing stays open then."""
+    copies: list[Stage] = []
+    try:
+        for replica in range(1 if config.remote else config.replicas):
+            copies.append(_open_one(config, replica))
+    except BaseException:
+        for copy in copies:
+            copy.close()
+        raise
+    return copies[0] if len(copies) == 1 else Replicas(copies)
+
+
+def _open_one(config: OmniStageConfig, replica: int) -> Stage:
+    if config.stage_type == "diffusion":
+        return DiffusionStage(config, replica)
+    if config.remote:
+        from interlace.stages.ar_remote import RemoteARStage
+
+        return RemoteARStage(config)
+    from interlace.stages.ar_local import LocalARStage
+
+    return LocalARStage(config, replica)
+
+
+def _set_scheduler(pipeline: Any, name: str) -> None:
+    import diffusers
+
+    found = getattr(diffusers, name, None)
+    if found is None or not hasattr(found, "from_config") or not name.endswith("Scheduler"):
+        raise InvalidRequestError(f"scheduler is {name!r}; expected a scheduler class of diffusers", "scheduler")
+    pipeline.scheduler = found.from_config(pipeline.scheduler.config)
