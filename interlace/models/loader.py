@@ -27,6 +27,7 @@ class LoadedModel:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     description: str = ""
+    all_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by pipeline class, this one's too
 
 
 def load_model(
@@ -69,6 +70,7 @@ def load_model(
         defaults=settings.get("defaults", {}).get(type(pipeline).__name__, {}),
         limits=settings.get("limits", {}),
         description=settings.get("description", ""),
+        all_defaults=settings.get("defaults", {}),
     )
 
 
