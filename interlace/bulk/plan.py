@@ -1,9 +1,9 @@
 """What a bulk run has to do: the options it runs with, and which images of the input are not there yet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from interlace.bulk.rows import BadRow, Job, Rows
+from interlace.bulk.rows import BadRow, Job, Row
 from interlace.bulk.sink import ModelId, Sink, request_key
 
 
@@ -37,7 +37,7 @@ class Survey:
         return len(self.names) - self.num_done
 
 
-def survey(rows: Rows, sink: Sink, options: RunOptions) -> Survey:
+def survey(rows: Iterable[Row | BadRow], sink: Sink, options: RunOptions) -> Survey:
     """Goes through the whole input once: cheap beside making images, and mistakes are told before the work starts."""
     found = Survey()
     for row in rows:
@@ -53,7 +53,7 @@ def survey(rows: Rows, sink: Sink, options: RunOptions) -> Survey:
     return found
 
 
-def jobs_to_do(rows: Rows, sink: Sink, options: RunOptions) -> Iterator[Job]:
+def jobs_to_do(rows: Iterable[Row | BadRow], sink: Sink, options: RunOptions) -> Iterator[Job]:
     for row in rows:
         if isinstance(row, BadRow):
             continue

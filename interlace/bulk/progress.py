@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,6 +46,24 @@ class Tally:
         return f"{self.images_per_s:.2f} images/s, {self.eta()} left{rows}{failed}"
 
 
+class View(Protocol):
+    """Shows how a run goes. All of it may be called from many threads."""
+
+    def began(self, name: str) -> None:
+        """An image was handed to the model."""
+
+    def ended(self, name: str) -> None:
+        """It is stored, or has failed; the tally says so already."""
+
+    def message(self, text: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
 class ProgressView:
     """Shows a tally. `update` and `message` may be called from many threads."""
 
@@ -60,6 +78,12 @@ class ProgressView:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
             self._bar = Progress(*columns, console=self._console)
             self._task = self._bar.add_task("images", total=tally.total, text="")
+
+    def began(self, name: str) -> None:
+        pass
+
+    def ended(self, name: str) -> None:
+        self.update()
 
     def update(self) -> None:
         text = self._tally.text(self._mean_rows())

@@ -8,17 +8,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from interlace import __version__
+from interlace.bulk.faults import fault_point
 from interlace.bulk.generator import Generator
-from interlace.bulk.plan import RunOptions, jobs_to_do, survey
-from interlace.bulk.progress import ProgressView, Tally
+from interlace.bulk.plan import RunOptions, Survey, jobs_to_do, survey
+from interlace.bulk.progress import ProgressView, Tally, View
 from interlace.bulk.report import Result, announce, report
-from interlace.bulk.rows import Job, Rows
+from interlace.bulk.rows import BadRow, Job, Row
 from interlace.bulk.sink import Sink, request_key
 from interlace.errors import EngineDeadError, InvalidRequestError
 from interlace.request import Output
@@ -27,7 +29,9 @@ _NUM_WRITERS = 2  # PNG encoding lets other threads run; two keep up with any mo
 _POLL_S = 0.2
 
 
-def run_bulk(rows: Rows, sink: Sink, options: RunOptions, open_generator: Callable[[], Generator]) -> Result:
+def run_bulk(
+    rows: Iterable[Row | BadRow], sink: Sink, options: RunOptions, open_generator: Callable[[], Generator]
+) -> Result:
     """Makes every image that isn't there yet. `open_generator` is called only when there is something to make.
 
     Raises `InvalidRequestError` when no row can be used, and whatever `open_generator` raises.
@@ -37,34 +41,56 @@ def run_bulk(rows: Rows, sink: Sink, options: RunOptions, open_generator: Callab
     for bad in found.bad:
         sink.fail(bad, bad.error, "InvalidRequestError")
     if not found.names:
-        first = f"; the first: {found.bad[0].where}: {found.bad[0].error}" if found.bad else ""
-        raise InvalidRequestError(f"no row can be used, of {found.num_rows}{first}", "prompts_file")
+        raise nothing_usable(found)
     announce(found, sink)
-    tally = Tally(found.num_to_do)
-    facts: dict[str, Any] = {}
-    run: _Run | None = None
-    if found.num_to_do:
-        generator = open_generator()
-        try:
-            run = _Run(generator, sink, options, tally)
-            run.execute(jobs_to_do(rows, sink, options))
-            facts = dict(generator.facts())
-        finally:
-            generator.close()
-    result = Result(
-        num_failed=len(found.bad) + tally.failed,
-        stopped_by=run.stopped_by if run else None,
-        fatal=run.fatal if run else None,
-    )
-    facts["seconds"] = round(time.perf_counter() - started, 3)
-    report(found, tally, sink, options.model.model, facts, result)
+    made = make_images(jobs_to_do(rows, sink, options), found.num_to_do, sink, options, open_generator)
+    result = Result(num_failed=len(found.bad) + made.tally.failed, stopped_by=made.stopped_by, fatal=made.fatal)
+    facts = {**made.facts, "seconds": round(time.perf_counter() - started, 3)}
+    report(found, made.tally, sink, options.model.model, facts, result)
     return result
+
+
+def nothing_usable(found: Survey) -> InvalidRequestError:
+    first = f"; the first: {found.bad[0].where}: {found.bad[0].error}" if found.bad else ""
+    return InvalidRequestError(f"no row can be used, of {found.num_rows}{first}", "prompts_file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What came of the jobs of one generator."""
+
+    tally: Tally
+    facts: dict[str, Any] = field(default_factory=dict)
+    stopped_by: int | None = None
+    fatal: str | None = None
+
+
+def make_images(
+    jobs: Iterable[Job],
+    num_jobs: int,
+    sink: Sink,
+    options: RunOptions,
+    open_generator: Callable[[], Generator],
+    show: Callable[[Tally, Callable[[], float | None]], View] = ProgressView,
+    one_at_a_time: Container[str] = (),
+) -> Made:
+    """Makes and stores the images of `jobs`; `one_at_a_time` names those that nothing else may run beside."""
+    tally = Tally(num_jobs)
+    if not num_jobs:
+        return Made(tally=tally)
+    generator = open_generator()
+    try:
+        run = _Run(generator, sink, options, tally, show(tally, generator.mean_rows))
+        run.execute(jobs, one_at_a_time)
+        return Made(tally=tally, facts=dict(generator.facts()), stopped_by=run.stopped_by, fatal=run.fatal)
+    finally:
+        generator.close()
 
 
 class _Run:
     """The part of a run that has a generator: submits, collects, stores."""
 
-    def __init__(self, generator: Generator, sink: Sink, options: RunOptions, tally: Tally) -> None:
+    def __init__(self, generator: Generator, sink: Sink, options: RunOptions, tally: Tally, view: View) -> None:
         self.generator, self.sink, self.options, self.tally = generator, sink, options, tally
         self.stopped_by: int | None = None
         self.fatal: str | None = None
@@ -75,14 +101,18 @@ class _Run:
         self._generating: dict[str, Job] = {}  # in the order of submission
         self._num_open = 0  # submitted and not yet stored
         self._writers = ThreadPoolExecutor(_NUM_WRITERS, thread_name_prefix="interlace-writer")
-        self.view = ProgressView(tally, generator.mean_rows)
+        self.view = view
 
-    def execute(self, jobs: Iterator[Job]) -> None:
+    def execute(self, jobs: Iterable[Job], one_at_a_time: Container[str] = ()) -> None:
         self.tally.started = time.perf_counter()
         with self._writers, self.view, self._signals():
             for job in jobs:
+                if job.name in one_at_a_time:
+                    self._drain()
                 if not self._take_slot():
                     break
+                self.view.began(job.name)
+                fault_point(f"began {job.name}")
                 with self._lock:
                     self._generating[job.name] = job
                     self._num_open += 1
@@ -126,7 +156,7 @@ class _Run:
             with self._lock:
                 self._num_open -= 1
             self._slots.release()
-            self.view.update()
+            self.view.ended(job.name)
 
     def _store_or_fail(self, job: Job, output: Output) -> None:
         if output.error is not None and self._stop.is_set():
