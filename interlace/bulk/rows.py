@@ -135,7 +135,7 @@ class Rows:
     def _meets(self, record: Record, others: Mapping[str, Any]) -> bool:
         if record.columns is None:
             return True
-        cells = others | {name: cell for name, cell in record.columns.items() if cell is not None}
+        cells = {**others, **{name: cell for name, cell in record.columns.items() if cell is not None}}
         cells |= {ours: cells[theirs[0]] for ours, theirs in self.columns.theirs.items() if theirs[0] in cells}
         cells.setdefault("prompt", cells.get("instruction"))
         return all(condition.holds(cells.get(condition.column)) for condition in self.selection.where)

@@ -101,5 +101,5 @@ def _folder_source(path: Path) -> Source:
         return with_images(partial(source.read, None if wanted is None else {*wanted, FILE_NAME}))
 
     if header is not None:
-        header = (*(name for name in header if name != FILE_NAME), "input_images")
+        header = tuple(dict.fromkeys("input_images" if name == FILE_NAME else name for name in header))
     return Source(name=str(metadata), read=read, header=header, has_other_columns=True, folder=path)

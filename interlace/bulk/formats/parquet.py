@@ -20,10 +20,11 @@ def parquet_files(folder: Path) -> list[Path]:
 
 def parquet_header(path: Path) -> tuple[str, ...]:
     """The column names. Raises `InvalidRequestError` for a file that is not Parquet, or without pyarrow."""
+    opening, errors = _reader(path)
     try:
-        with _open(path) as file:
+        with opening(path) as file:
             header = tuple(file.schema_arrow.names)
-    except _errors() as error:
+    except errors as error:
         raise InvalidRequestError(f"{path} is not a Parquet file that can be read: {error}", "prompts_file") from error
     if len(set(header)) < len(header):
         raise InvalidRequestError(f"{path}: a column is named twice in {list(header)}", "prompts_file")
@@ -33,14 +34,15 @@ def parquet_header(path: Path) -> tuple[str, ...]:
 def read_parquet(paths: Sequence[Path], wanted: Wanted) -> Iterator[Record]:
     """The rows of all files. A file that breaks off is one bad record, and the next file is read."""
     for path in paths:
+        opening, errors = _reader(path)
         row = 1
         try:
-            with _open(path) as file:
+            with opening(path) as file:
                 names = [name for name in file.schema_arrow.names if wanted is None or name in wanted]
                 for batch in file.iter_batches(_ROWS, columns=names):
                     yield from _records(path, row, batch)
                     row += batch.num_rows
-        except _errors() as error:
+        except errors as error:
             yield Record(f"{path}:{row}", error=f"can't read on in this Parquet file: {error}")
 
 
@@ -56,16 +58,12 @@ def _records(path: Path, first: int, batch: "pa.RecordBatch") -> Iterator[Record
                 yield Record(f"{path}:{first + offset}", error=f"a cell can't be read: {error}")
 
 
-def _open(path: Path) -> Any:
+def _reader(path: Path) -> tuple[Any, tuple[type[Exception], ...]]:
+    """What opens a file, and the errors that it and the file raise."""
     try:
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        wanted = "pip install 'interlace[parquet]'"
-        raise InvalidRequestError(f"reading {path} needs pyarrow; {wanted} installs it", "prompts_file") from None
-    return parquet.ParquetFile(path)
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    import pyarrow as pa
-
-    return (pa.ArrowException, OSError)
+        how = "pip install 'interlace[parquet]' installs it"
+        raise InvalidRequestError(f"reading {path} needs pyarrow; {how}", "prompts_file") from None
+    return parquet.ParquetFile, (pa.ArrowException, OSError)
