@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from interlace.checks import check_choice, check_number
 
 VerifyMode = Literal["first", "always", "off"]
-CacheType = Literal["none", "step_cache"]
+CacheType = Literal["none", "step_cache", "first_block_cache"]
 Policy = Literal["fifo", "sjf", "deadline"]
 
 
@@ -36,9 +36,10 @@ class EngineConfig:
     verify_fusion: VerifyMode = "first"
     """Check fused forwards against running alone: the first of each kind, always, or never."""
     cache_type: CacheType = "none"
-    """step_cache: a request's denoiser calls that are predicted to change little are skipped. Faster, and lossy."""
-    cache_threshold: float = 0.1
-    """How much a skipped output may be predicted to differ, relatively: 0.05 is careful, 0.2 is fast."""
+    """Skip work that is predicted to change little, from a request's own history: whole denoiser calls (step_cache) or
+    all blocks but the first (first_block_cache; FLUX, SD3, Qwen-Image). Faster, and lossy."""
+    cache_threshold: float | None = None
+    """How much may change, relatively: lower is closer, higher is faster. By default 0.1, or 0.05 for the first block."""
     check_finite: bool = True
     """Treat NaN or Inf in an output as that request's error."""
 
@@ -47,13 +48,20 @@ class EngineConfig:
         for name in ("max_batch_rows", "max_batch_tokens"):
             if getattr(self, name) not in (None, "auto" if name == "max_batch_rows" else None):
                 check_number(name, getattr(self, name), 1, whole=True)
-        check_number("cache_threshold", self.cache_threshold, 0)
+        if self.cache_threshold is not None:
+            check_number("cache_threshold", self.cache_threshold, 0)
         check_choice("cache_type", self.cache_type, get_args(CacheType))
         check_number("request_batch_max_wait_ms", self.request_batch_max_wait_ms, 0)
         for name in ("batch_invariant", "step_execution", "check_finite", "shed_hopeless"):
             check_choice(name, getattr(self, name), (True, False))
         check_choice("verify_fusion", self.verify_fusion, get_args(VerifyMode))
         check_choice("policy", self.policy, get_args(Policy))
+
+    @property
+    def threshold(self) -> float:
+        """The cache's threshold, given or default."""
+        default = 0.05 if self.cache_type == "first_block_cache" else 0.1
+        return default if self.cache_threshold is None else self.cache_threshold
 
     def invariant_rows(self, rows: int) -> int:
         """In batch-invariant mode: the rows of every forward that is made of calls with so many rows each."""

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from interlace.models.rules import (
     TEXT_MASKS,
     UNUSED_ARGUMENTS,
 )
+
+if TYPE_CHECKING:
+    from interlace.engine.first_block import BlockMemory
 
 
 class Role(IntEnum):
@@ -99,6 +102,7 @@ class ModuleCall:
         "layout",
         "leaves",
         "lengths",
+        "memory",
         "rows",
         "signature",
         "skeleton",
@@ -118,6 +122,7 @@ class ModuleCall:
         self.signature: Hashable = None
         self.texts: Texts | None = None
         self.lengths: Hashable = None  # of the texts that may differ within a signature
+        self.memory: BlockMemory | None = None  # of a first block cache
         self.unfusable = ""
         try:
             self._analyse()

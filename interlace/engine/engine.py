@@ -15,12 +15,13 @@ from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
 from interlace.engine.exclusive import exclusive_reason
 from interlace.engine.executor import Executor, Outcome
+from interlace.engine.first_block import BlockMemory, FirstBlockCache
 from interlace.engine.forecast import Forecast
 from interlace.engine.fuse import tensors
 from interlace.engine.intercept import Interception
 from interlace.engine.preview import watch_steps
 from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler
-from interlace.engine.step_cache import StepCache
+from interlace.engine.step_cache import StepCache, conditioning
 from interlace.engine.strand import Finished, Strand
 from interlace.engine.ticket import Ticket
 from interlace.engine.view import ViewFactory
@@ -41,7 +42,9 @@ class EngineCore:
         self.cost = cost or CostModel()
         self._forecast = Forecast(type(pipeline).__call__, self.cost)
         self._scheduler = Scheduler(config, self.cost)
-        self.executor = Executor(config, self.cost)
+        by_block = config.cache_type == "first_block_cache"
+        self._blocks = FirstBlockCache(pipeline, config.threshold) if by_block else None
+        self.executor = Executor(config, self.cost, self._blocks)
         self._waiting: dict[str, Ticket] = {}
         self._running: dict[str, Ticket] = {}
         self.loop_seconds = 0.0
@@ -85,6 +88,8 @@ class EngineCore:
             self._end(ticket, error)
         self._tell()
         self._interception.close()
+        if self._blocks is not None:
+            self._blocks.close()
 
     def _drop_ended(self) -> None:
         now = monotonic()
@@ -117,7 +122,7 @@ class EngineCore:
         self._running[ticket.request_id] = ticket
         ticket.metrics.queue_s = monotonic() - ticket.submitted
         if self._config.cache_type == "step_cache":
-            ticket.step_cache = StepCache(self._config.cache_threshold)
+            ticket.step_cache = StepCache(self._config.threshold)
         ticket.strand = Strand(lambda: self._call_pipeline(ticket), ticket.ambient)
         self._advance(ticket, None)
 
@@ -158,8 +163,16 @@ class EngineCore:
         else:
             metrics.denoise_s += outcome.seconds
             ticket.num_denoised += 1
-            if ticket.step_cache is not None and ticket.call is not None and outcome.error is None:
-                ticket.step_cache.store(ticket.call, outcome.value)
+            if ticket.call is not None and outcome.error is None:
+                self._remember(ticket, ticket.call, outcome.value)
+
+    def _remember(self, ticket: Ticket, call: ModuleCall, value: Any) -> None:
+        """Let the request's own caches learn from a denoiser call that ran."""
+        if ticket.step_cache is not None:
+            ticket.step_cache.store(call, value)
+        if call.memory is not None and call.memory.commit():
+            ticket.metrics.num_skipped += 1
+            self.num_skipped += 1
 
     def _advance(self, ticket: Ticket, outcome: Outcome | None) -> None:
         """Run a strand up to its next call or its end."""
@@ -173,6 +186,10 @@ class EngineCore:
             said = ticket.strand.resume(known)
         self.strand_seconds += perf_counter() - start
         if isinstance(said, ModuleCall):
+            if self._blocks is not None and said.target.component == "transformer" and not said.unfusable:
+                key = conditioning(said)
+                said.memory = ticket.block_memories.pop(key, BlockMemory())
+                ticket.block_memories[key] = said.memory
             ticket.call, ticket.pending = said, self._describe(ticket, said)
         else:
             self._finish(ticket, said)

@@ -3,6 +3,7 @@
 Knows nothing of strands, queues or policies: calls in, one outcome a call out; it never raises for a call's fault.
 """
 
+import contextlib
 import gc
 import logging
 from collections import Counter
@@ -17,6 +18,7 @@ from interlace.config import EngineConfig
 from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
+from interlace.engine.first_block import FirstBlockCache
 from interlace.engine.fuse import close, differing, fuse, split
 
 logger = logging.getLogger("interlace.engine")
@@ -49,8 +51,11 @@ class ExecutorStats:
 class Executor:
     """Executes groups of calls with equal signatures."""
 
-    def __init__(self, config: EngineConfig, cost: CostModel | None = None) -> None:
+    def __init__(
+        self, config: EngineConfig, cost: CostModel | None = None, blocks: FirstBlockCache | None = None
+    ) -> None:
         self._config = config
+        self._blocks = blocks
         self._verify = config.verify_fusion
         self._cost = cost or CostModel()
         self._warm: set[tuple[str, int]] = set()  # what ran before: the first time takes longer
@@ -69,6 +74,8 @@ class Executor:
             return None
         if self._config.batch_invariant:
             return call.signature, call.lengths, call.rows
+        if self._blocks is not None:  # a text's states are remembered at its own length
+            return call.signature, call.lengths
         return (call.signature, call.lengths) if (call.kind, True) in self._refused else call.signature
 
     def shape(self, call: ModuleCall) -> str:
@@ -107,7 +114,7 @@ class Executor:
     def _alone(self, call: ModuleCall, ambient: Ambient) -> Outcome:
         start = perf_counter()
         try:
-            with ambient.installed():
+            with ambient.installed(), self._remembering([call]):
                 value = call.target.run(*call.args, **call.kwargs)
         except Exception as error:
             return Outcome(error=error, seconds=self._count(call, call.rows, start, learn=False))
@@ -120,9 +127,17 @@ class Executor:
         args, kwargs = fuse(filled)
         start = perf_counter()
         ambient.install()  # never captured: what a shared forward does to random numbers is no strand's business
-        output = calls[0].target.run(*args, **kwargs)
+        with self._remembering(filled):
+            output = calls[0].target.run(*args, **kwargs)
         seconds = self._count(calls[0], rows, start)
         return [Outcome(value, None, rows, seconds) for value in split(output, filled)[: len(calls)]]
+
+    def _remembering(self, calls: Sequence[ModuleCall]) -> contextlib.AbstractContextManager[None]:
+        """Tells the first block cache whose rows the forward within has."""
+        memories = [call.memory for call in calls if call.memory is not None]
+        if self._blocks is None or len(memories) < len(calls):
+            return contextlib.nullcontext()
+        return self._blocks.rows(memories, [call.rows for call in calls])
 
     def _shared(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient]) -> list[Outcome]:
         try:

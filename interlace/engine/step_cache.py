@@ -7,7 +7,7 @@ request's own inputs and outputs count, so its batch mates can't change its pict
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from interlace.engine.call import ModuleCall, Role, digest
 from interlace.engine.fuse import tensors
 from interlace.engine.tree import flatten, rebuild
 
+T = TypeVar("T")
 _WARM_UP, _LAST = 3, 1  # steps at either end that always run
 _MAX_LANES = 8  # a conditioning that changes with every step (a ControlNet's) would gather without end
 
@@ -32,16 +33,25 @@ class _Lane:
     num_computed: int = 1
 
 
+class Lanes(dict[Hashable, T]):
+    """What is remembered by conditioning: the last few."""
+
+    def __setitem__(self, key: Hashable, value: T) -> None:
+        super().__setitem__(key, value)
+        if len(self) > _MAX_LANES:
+            self.pop(next(iter(self)))
+
+
 class StepCache:
     """One request's cache. `threshold` is the relative change of the output that may be skipped over."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._lanes: dict[Hashable, _Lane] = {}
+        self._lanes: Lanes[_Lane] = Lanes()
 
     def lookup(self, call: ModuleCall, step: int, num_steps: int) -> Any | None:
         """The answer to a call that need not run; None where it must. `step` of `num_steps` are behind us."""
-        lane = self._lanes.get(_key(call)) if not call.unfusable else None
+        lane = self._lanes.get(conditioning(call)) if not call.unfusable else None
         if lane is None:
             return None
         latents = _input(call)
@@ -61,7 +71,7 @@ class StepCache:
         latents = None if call.unfusable else _input(call)
         if flow is None or latents is None:
             return
-        key = _key(call)
+        key = conditioning(call)
         before = self._lanes.pop(key, None)
         lane = _Lane(latents, latents, _copied(output), flow.clone())
         if before is not None and before.flow.shape == flow.shape:
@@ -69,8 +79,6 @@ class StepCache:
             lane.rate = _size(flow - before.flow) / moved if moved else 0.0
             lane.num_computed = before.num_computed + 1
         self._lanes[key] = lane
-        if len(self._lanes) > _MAX_LANES:
-            self._lanes.pop(next(iter(self._lanes)))
 
 
 def _input(call: ModuleCall) -> torch.Tensor | None:
@@ -87,7 +95,7 @@ def _copied(output: Any) -> Any:
     return rebuild(output, copies, objects=True)
 
 
-def _key(call: ModuleCall) -> Hashable:
+def conditioning(call: ModuleCall) -> Hashable:
     """Module and conditioning: every argument but the latents and what counts time."""
     parts: list[Hashable] = [call.target.label]
     seen_latents = False

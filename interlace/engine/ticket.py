@@ -9,8 +9,9 @@ from typing import Any
 
 from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
+from interlace.engine.first_block import BlockMemory
 from interlace.engine.scheduler import Pending, Waiting
-from interlace.engine.step_cache import StepCache
+from interlace.engine.step_cache import Lanes, StepCache
 from interlace.engine.strand import Strand
 from interlace.request import Metrics
 
@@ -40,6 +41,7 @@ class Ticket:
     call: ModuleCall | None = None
     pending: Pending | None = None
     step_cache: StepCache | None = None
+    block_memories: Lanes[BlockMemory] = field(default_factory=Lanes)
     aborted: BaseException | None = None
     num_steps: int = 0
     total_rows: int = 0
