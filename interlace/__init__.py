@@ -11,7 +11,19 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "EngineConfig", "Metrics", "Output", "Progress", "Request", "SamplingParams"]
 __version__ = "0.1.0"
 
-_LAZY = {"Engine": "interlace.engine.thread", "Omni": "interlace.omni", "AsyncOmni": "interlace.omni"}
+_LAZY = {
+    "Engine": "interlace.engine.thread",
+    "Omni": "interlace.omni",
+    "AsyncOmni": "interlace.omni",
+    "OmniLLM": "interlace.stages.omni_llm",
+    "AsyncOmniLLM": "interlace.stages.omni_llm",
+    "ARSamplingParams": "interlace.stages.ar_config",
+    "DiTConfig": "interlace.stages.config",
+    "HandoffConfig": "interlace.stages.config",
+    "OmniStageConfig": "interlace.stages.config",
+    "create_ar_stage_config": "interlace.stages.config",
+    "create_dit_stage_config": "interlace.stages.config",
+}
 
 
 def __getattr__(name: str) -> Any:
