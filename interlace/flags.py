@@ -23,6 +23,7 @@ PictureGroup = Group(
 ModelGroup = Group("Model", sort_key=3)
 BatchingGroup = Group("Batching", sort_key=4)
 SpeedGroup = Group("Speed and memory", sort_key=5)
+NodeGroup = Group("Many processes and machines", sort_key=6)
 
 
 def _number_or_auto(kind: type, tokens: Sequence[Token]) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from interlace.flags import ModelGroup, RunGroup, SpeedFlags
+from interlace.flags import ModelGroup, NodeGroup, RunGroup, SpeedFlags
 
 Switch = Parameter(negative=())
 Many = Parameter(consume_multiple=True, negative=())
@@ -88,6 +88,21 @@ class ModelFlags:
     """Don't download anything."""
 
 
+@Parameter(name="*", group=NodeGroup)
+@dataclass(frozen=True, kw_only=True)
+class NodeFlags:
+    """Which part of the rows this command makes, and by how many processes."""
+
+    node_rank: int | None = None
+    """Which of the nodes this is, from 0; by default what SkyPilot, Kubernetes or Slurm say."""
+    num_nodes: int | None = None
+    """How many nodes share the rows and the output folder; each row belongs to one of them, by its id."""
+    num_gpus: int | None = None
+    """Run one process on each of so many GPUs."""
+    num_processes: int | None = None
+    """Run so many processes, each with its own model; CPU threads are divided among them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BulkFlags:
     """Everything that one bulk command was told, beside its rows."""
@@ -98,3 +113,4 @@ class BulkFlags:
     run: RunFlags = field(default_factory=RunFlags)
     model: ModelFlags = field(default_factory=ModelFlags)
     speed: SpeedFlags = field(default_factory=SpeedFlags)
+    nodes: NodeFlags = field(default_factory=NodeFlags)
