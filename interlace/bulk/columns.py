@@ -1,7 +1,7 @@
 """What the columns of an input are called: our names, theirs where the user says so, and hints for near misses."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -101,8 +101,8 @@ class Columns:
         for ours, theirs in self.theirs.items():
             lost = next((name for name in theirs if name not in header), None)
             if lost is not None:
-                near = difflib.get_close_matches(lost, header, 1)
-                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(header)}"
+                close = difflib.get_close_matches(lost, header, 1)
+                hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(header)}"
                 raise InvalidRequestError(f"{source} has no column {lost!r} for {ours}; {hint}", "column")
         unknown = [name for name in header if name not in self.known | self._taken() | set(_REFUSED)]
         if unknown and not self.ignore_unknown:
@@ -130,9 +130,9 @@ def _joined(columns: Mapping[str, Any], theirs: tuple[str, ...]) -> Any:
     return [part for cell in cells for part in (cell if isinstance(cell, list) else [cell])] or None
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
+def _hint(name: str, known: Collection[str]) -> str:
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     other = _OTHER_NAMES.get(plain)
-    near = [other] if other in known else difflib.get_close_matches(plain, sorted(known), 1)
+    near = [other] if other and other in known else difflib.get_close_matches(plain, sorted(known), 1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
     return f"unknown column {name!r}; {hint}"

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from interlace.bulk.rows import BadRow, Job, Row
-from interlace.bulk.sink import ModelId, Sink, request_key
+from interlace.bulk.sink import ModelId, Sink, State, request_key
+from interlace.errors import InvalidRequestError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,7 @@ class RunOptions:
     base_seed: int = 0
     max_num_seqs: int = 16  # images that the generator works on at once
     grace_s: float = 60.0
+    strict: bool = False  # a row that can't be used stops the run before it starts
 
     @property
     def backlog(self) -> int:
@@ -36,8 +39,24 @@ class Survey:
     def num_to_do(self) -> int:
         return len(self.names) - self.num_done
 
+    def check(self, *, strict: bool = False) -> None:
+        """Raises `InvalidRequestError` where no row can be used; in a strict run, where any row can't."""
+        first = f"; the first: {self.bad[0].where}: {self.bad[0].error}" if self.bad else ""
+        if strict and self.bad:
+            count = f"{len(self.bad)} of {self.num_rows} rows can't be used, and --strict wants all"
+            raise InvalidRequestError(f"{count}{first}", "prompts_file")
+        if not self.names:
+            chosen = "" if self.num_rows else " (the input is empty, or --rows and --where choose none)"
+            raise InvalidRequestError(f"no row can be used, of {self.num_rows}{chosen}{first}", "prompts_file")
 
-def survey(rows: Iterable[Row | BadRow], sink: Sink, options: RunOptions) -> Survey:
+
+class Ledger(Protocol):
+    """What knows which images are there."""
+
+    def state(self, job: Job, key: str) -> State: ...
+
+
+def survey(rows: Iterable[Row | BadRow], ledger: Ledger, options: RunOptions) -> Survey:
     """Goes through the whole input once: cheap beside making images, and mistakes are told before the work starts."""
     found = Survey()
     for row in rows:
@@ -46,7 +65,7 @@ def survey(rows: Iterable[Row | BadRow], sink: Sink, options: RunOptions) -> Sur
             found.bad.append(row)
             continue
         for job in row.jobs(options.base_seed):
-            state = sink.state(job, request_key(job, options.model))
+            state = ledger.state(job, request_key(job, options.model))
             found.names.append(job.name)
             found.num_done += state == "done"
             found.num_changed += state == "changed"

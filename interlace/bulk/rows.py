@@ -34,6 +34,7 @@ class Job:
     prompt: str
     sampling: SamplingParams  # one image, with its seed
     images: tuple[ImageSource, ...] = ()  # to be edited
+    where: str = ""  # file:line of its row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,8 @@ class Row:
             own = self.sampling.seed
             seed = image_seed(base_seed, self.id, index) if own is None else own + index
             sampling = replace(self.sampling, num_images=1, seed=seed)
-            yield Job(row_id=self.id, index=index, name=name, prompt=self.prompt, sampling=sampling, images=self.images)
+            place = {"row_id": self.id, "index": index, "name": name, "where": self.where}
+            yield Job(**place, prompt=self.prompt, sampling=sampling, images=self.images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,7 @@ class Rows:
         defaults: SamplingParams,
         selection: Selection = EVERY_ROW,
     ) -> "Rows":
-        records = [Record(f"--prompt:{n}", {"prompt": prompt}) for n, prompt in enumerate(prompts, 1)]
+        records = [Record(f"--prompt {n}", {"prompt": prompt}) for n, prompt in enumerate(prompts, 1)]
         return cls(partial(iter, records), defaults, selection)
 
     def __iter__(self) -> Iterator[Row | BadRow]:
@@ -126,7 +128,7 @@ class Rows:
     def _selected(self) -> Iterator[tuple[int, Record]]:
         """Records with their numbers. One that can't be read is told, whatever the conditions."""
         bounds = self.selection.bounds(lambda: sum(1 for _ in self.records()))
-        numbered = islice(enumerate(self.records()), *bounds)
+        numbered: Iterator[tuple[int, Record]] = islice(enumerate(self.records()), *bounds)
         if self.selection.where:
             others = asdict(self.defaults)
             numbered = ((number, record) for number, record in numbered if self._meets(record, others))

@@ -17,7 +17,7 @@ from typing import Any
 from interlace import __version__
 from interlace.bulk.faults import fault_point
 from interlace.bulk.generator import Generator
-from interlace.bulk.plan import RunOptions, Survey, jobs_to_do, survey
+from interlace.bulk.plan import RunOptions, jobs_to_do, survey
 from interlace.bulk.progress import ProgressView, Tally, View
 from interlace.bulk.report import Result, announce, report
 from interlace.bulk.rows import BadRow, Job, Row
@@ -40,19 +40,13 @@ def run_bulk(
     found = survey(rows, sink, options)
     for bad in found.bad:
         sink.fail(bad, bad.error, "InvalidRequestError")
-    if not found.names:
-        raise nothing_usable(found)
+    found.check(strict=options.strict)
     announce(found, sink)
     made = make_images(jobs_to_do(rows, sink, options), found.num_to_do, sink, options, open_generator)
     result = Result(num_failed=len(found.bad) + made.tally.failed, stopped_by=made.stopped_by, fatal=made.fatal)
     facts = {**made.facts, "seconds": round(time.perf_counter() - started, 3)}
     report(found, made.tally, sink, options.model.model, facts, result)
     return result
-
-
-def nothing_usable(found: Survey) -> InvalidRequestError:
-    first = f"; the first: {found.bad[0].where}: {found.bad[0].error}" if found.bad else ""
-    return InvalidRequestError(f"no row can be used, of {found.num_rows}{first}", "prompts_file")
 
 
 @dataclass(frozen=True, kw_only=True)

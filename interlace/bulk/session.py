@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from interlace.bulk.flags import BulkFlags
+from interlace.bulk.outlook import dry_run
 from interlace.bulk.plan import RunOptions
 from interlace.bulk.rows import Rows
 from interlace.bulk.run import run_bulk
@@ -33,8 +34,14 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
         torch_dtype=flags.model.torch_dtype,
     )
     options = RunOptions(
-        model=model, base_seed=flags.run.seed, max_num_seqs=engine.max_num_seqs, grace_s=flags.run.grace_s
+        model=model,
+        base_seed=flags.run.seed,
+        max_num_seqs=engine.max_num_seqs,
+        grace_s=flags.run.grace_s,
+        strict=flags.select.strict,
     )
+    if flags.select.dry_run:
+        return dry_run(rows, flags.output.output_dir, options, overwrite=flags.output.overwrite)
     with Sink(flags.output.output_dir, overwrite=flags.output.overwrite) as sink:
         return run_bulk(rows, sink, options, lambda: open_generator(flags, engine)).exit_status
 

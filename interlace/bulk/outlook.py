@@ -1,0 +1,103 @@
+"""A dry run: what a bulk command would do, told on stdout; loads no model and writes nothing."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from interlace.bulk.manifest import SUMMARY
+from interlace.bulk.parts import all_records
+from interlace.bulk.plan import RunOptions, Survey, survey
+from interlace.bulk.rows import BadRow, Row
+from interlace.bulk.sink import Sink, SinkOptions
+
+_MAX_SHOWN = 10
+
+
+@dataclass
+class Outlook:
+    """What the rows ask for, counted while they go by."""
+
+    sizes: Counter[str] = field(default_factory=Counter)  # WIDTHxHEIGHT -> images
+    steps: Counter[str] = field(default_factory=Counter)
+
+    def watch(self, rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
+        for row in rows:
+            if isinstance(row, Row):
+                sampling = row.sampling
+                size = f"{sampling.width or 'default'}x{sampling.height or 'default'}"
+                self.sizes["default" if size == "defaultxdefault" else size] += sampling.num_images
+                self.steps[str(sampling.num_inference_steps or "default")] += sampling.num_images
+            yield row
+
+
+class Existing(Sink):
+    """The images that are in a folder, as a sink finds them. Holds nothing and writes nothing."""
+
+    def __init__(self, folder: Path, *, overwrite: bool, options: SinkOptions) -> None:
+        self.folder, self.options = folder, options
+        known = {} if overwrite or not folder.is_dir() else all_records(folder)
+        self.records = {name: record for name, record in known.items() if self._is_trusted(record)}
+
+
+def dry_run(
+    rows: Iterable[Row | BadRow],
+    folder: Path,
+    options: RunOptions,
+    *,
+    overwrite: bool = False,
+    sink_options: SinkOptions = SinkOptions(),  # noqa: B008 (frozen)
+) -> int:
+    """Tells what a run would do and returns the exit status that bad rows would give it.
+
+    Raises `InvalidRequestError` where a run would refuse to start.
+    """
+    outlook = Outlook()
+    found = survey(outlook.watch(rows), Existing(folder, overwrite=overwrite, options=sink_options), options)
+    for bad in found.bad[:_MAX_SHOWN]:
+        sys.stdout.write(f"{bad.where}: {bad.error}\n")
+    if len(found.bad) > _MAX_SHOWN:
+        sys.stdout.write(f"... and {len(found.bad) - _MAX_SHOWN} more\n")
+    found.check(strict=options.strict)
+    sys.stdout.write("\n".join(_lines(found, outlook, folder, options)) + "\n")
+    return 1 if found.bad else 0
+
+
+def _lines(found: Survey, outlook: Outlook, folder: Path, options: RunOptions) -> Iterator[str]:
+    bad = f", {len(found.bad)} of them can't be used" if found.bad else ""
+    yield f"{'rows:':<11}{found.num_rows}{bad}"
+    yield f"{'images:':<11}{len(found.names)}"
+    yield f"{'there:':<11}{found.num_done}"
+    changed = f", {found.num_changed} of them again: their parameters or the model changed" if found.num_changed else ""
+    yield f"{'to make:':<11}{found.num_to_do}{changed}"
+    yield f"{'sizes:':<11}{_histogram(outlook.sizes)}"
+    yield f"{'steps:':<11}{_histogram(outlook.steps)}"
+    yield f"{'time:':<11}{_estimate(found.num_to_do, folder, options.model.model)}"
+    yield "nothing was written (--dry-run)"
+
+
+def _histogram(counts: Counter[str]) -> str:
+    shown = ", ".join(f"{name} ({count})" for name, count in counts.most_common(_MAX_SHOWN))
+    return shown + (f" and {len(counts) - _MAX_SHOWN} more" if len(counts) > _MAX_SHOWN else "")
+
+
+def _estimate(num_images: int, folder: Path, model: str) -> str:
+    """By the speed of an earlier run in the folder."""
+    summary = _summary(folder)
+    speed = summary.get("images_per_s")
+    if not num_images:
+        return "none"
+    if isinstance(speed, bool) or not isinstance(speed, (int, float)) or not speed > 0:
+        return f"unknown: no earlier run in {folder} to go by"
+    other = f", which used {summary['model']}" if summary.get("model") not in (None, model) else ""
+    return f"about {num_images / speed:.0f} s, at the {speed:g} images/s of the last run here{other}"
+
+
+def _summary(folder: Path) -> Mapping[str, object]:
+    try:
+        summary = json.loads((folder / SUMMARY).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
