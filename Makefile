@@ -27,6 +27,7 @@ demo: install
 	@echo "Look at out/demo/contact_sheet.jpg; the single pictures lie beside it."
 
 test: install
+	scripts/install-chromium
 	$(BIN)/python -m pytest -q
 	@echo "All tests passed."
 

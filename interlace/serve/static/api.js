@@ -16,14 +16,14 @@ export class ApiError extends Error {
   }
 }
 
-async function send(path, { headers = {}, ...options } = {}) {
+async function send(path, { headers = {}, ask = true, ...options } = {}) {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
     const authorization = key ? { Authorization: `Bearer ${key}` } : {};
     const response = await fetch(path, { cache: "no-store", ...options, headers: { ...headers, ...authorization } });
     if (response.ok) return response;
     if (response.status === 401 && key !== sessionStorage.getItem(KEY)) continue; // another call got a new key
-    if (response.status === 401) {
+    if (response.status === 401 && ask) {
       const given = await askForKey(Boolean(key));
       if (given) {
         sessionStorage.setItem(KEY, given);
@@ -41,7 +41,8 @@ async function errorOf(response) {
   return new ApiError(message, response.status, error.code);
 }
 
-export const get = async (path) => (await send(path)).json();
+/** `ask`: whether the user may be asked for a key. */
+export const get = async (path, { ask } = {}) => (await send(path, { ask })).json();
 export const cancel = (id) => send(`v1/requests/${encodeURIComponent(id)}`, { method: "DELETE" });
 
 /** Posts a body (an object goes as JSON, a FormData as it is) and yields the events of the answer. */

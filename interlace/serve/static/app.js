@@ -17,13 +17,16 @@ const EXAMPLES = [
   "a small white moon on a purple background",
 ];
 
-const engine = new Engine(() => api.get("v1/stats"), heard);
+let declined = false; // the user closed the dialog that asks for a key: then only a new request asks again
+
+const engine = new Engine(() => api.get("v1/stats", { ask: !declined }), heard);
 const gallery = new Gallery({ open: (job) => viewer.open(job), cancel, retry, dismiss, reuse, edit, colour: engine.colour });
 const viewer = new Viewer(gallery, { reuse, edit, again, remove });
 const queue = new Queue(changed);
 const form = new Form(start, pick);
 
 function start(jobs) {
+  declined = false;
   gallery.add(jobs.map((job) => Object.assign(job, { state: "waiting" })));
   queue.add(jobs);
   engine.wake();
@@ -33,7 +36,8 @@ function start(jobs) {
 
 function changed(job) {
   if (job.state === "cancelled") {
-    gallery.remove(job);
+    const index = gallery.remove(job);
+    if (document.activeElement === document.body) gallery.focus(null, index);
     return;
   }
   gallery.update(job);
@@ -50,7 +54,6 @@ const recordOf = ({ id, mode, prompt, settings, inputs, blob, timings, at }) => 
 function cancel(job) {
   queue.cancel(job.id);
   toast("Cancelled");
-  $("prompt").focus({ preventScroll: true });
 }
 
 function cancelAll() {
@@ -65,7 +68,7 @@ function retry(job) {
 }
 
 function dismiss(job) {
-  gallery.remove(job);
+  gallery.focus(null, gallery.remove(job));
 }
 
 function reuse(job) {
@@ -123,18 +126,20 @@ function pick() {
 
 let reachable = null;
 
-/** Hears the engine's figures, or null when the server gave none. */
+/** Hears the engine's figures, or null when the server gave none. True while something of ours is on its way. */
 function heard(stats) {
   if (stats) queue.follow(stats.running);
-  if (reachable === Boolean(stats)) return;
-  reachable = Boolean(stats);
-  $("server").classList.toggle("off", !reachable);
-  if (reachable) introduce();
-  else $("server-text").textContent = "Server not reachable";
+  if (reachable !== Boolean(stats)) {
+    reachable = Boolean(stats);
+    $("server").classList.toggle("off", !reachable);
+    if (reachable) introduce();
+    else $("server-text").textContent = declined ? "Needs a key" : "Server not reachable";
+  }
+  return reachable && queue.open.length > 0;
 }
 
 async function introduce() {
-  const info = await api.get("info").catch(() => null);
+  const info = await api.get("info", { ask: false }).catch(() => null);
   const model = info?.model?.name ?? info?.model?.id ?? info?.model;
   $("server-text").textContent = typeof model === "string" ? model : "Ready";
   form.setLimits(limitsOf(info));
@@ -145,10 +150,15 @@ function askForKey(again) {
   if (!dialog.open) {
     $("key").value = "";
     $("key-title").textContent = again ? "That key was not accepted" : "This server asks for a key";
+    dialog.returnValue = "";
     dialog.showModal();
   }
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve($("key").value.trim() || null), { once: true });
+    const closed = () => {
+      declined = dialog.returnValue !== "given" || !$("key").value.trim();
+      resolve(declined ? null : $("key").value.trim());
+    };
+    dialog.addEventListener("close", closed, { once: true });
   });
 }
 

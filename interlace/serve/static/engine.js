@@ -16,7 +16,7 @@ export class Engine {
   #load;
   #follow;
 
-  /** `load()` resolves to /v1/stats; `follow(stats)` hears of each. */
+  /** `load()` resolves to /v1/stats; `follow(stats)` hears of each and says whether to look again soon. */
   constructor(load, follow) {
     this.#load = load;
     this.#follow = follow;
@@ -37,16 +37,10 @@ export class Engine {
 
   async #look() {
     const turn = (this.turn = (this.turn ?? 0) + 1);
-    let busy = false;
-    try {
-      const stats = await this.#load();
-      busy = stats.running.length + stats.waiting.length > 0;
-      this.#show(stats);
-      this.#follow(stats);
-    } catch {
-      this.#follow(null);
-    }
-    if (turn === this.turn && !document.hidden) this.timer = setTimeout(() => this.#look(), busy ? BUSY_MS : IDLE_MS);
+    const stats = await this.#load().catch(() => null);
+    if (stats) this.#show(stats);
+    const soon = this.#follow(stats) || (stats && stats.running.length + stats.waiting.length > 0);
+    if (turn === this.turn && !document.hidden) this.timer = setTimeout(() => this.#look(), soon ? BUSY_MS : IDLE_MS);
   }
 
   #thread(id) {
@@ -76,6 +70,7 @@ export class Engine {
     const count = Object.values(forwards ?? {}).reduce((sum, value) => sum + value, 0);
     if (!forwarding?.length || count === this.#count) return;
     this.#count = count;
+    $("about").hidden = true;
     const tiles = forwarding.map((id) => ({ lane: this.#lanes.indexOf(id), thread: this.#thread(id) }));
     this.#forwards.push(tiles.filter(({ lane }) => lane >= 0));
     this.#forwards = this.#forwards.slice(-200);

@@ -4,7 +4,7 @@ import { $, h, plural } from "./dom.js";
 import { fit, shapesOf } from "./limits.js";
 import { Inputs } from "./inputs.js";
 
-const MAX_SEED = 2 ** 32;
+const SEEDS = 1e6; // random ones stay short enough to be read and typed again
 const PLACEHOLDERS = { create: "a large red circle on a blue background", edit: "make the background yellow" };
 
 export class Form {
@@ -155,15 +155,13 @@ export class Form {
 
   #drawShapes() {
     const shapes = shapesOf(this.#limits).map(([name, width, height]) => {
-      const longer = Math.max(width, height);
-      const icon = h("i", { "aria-hidden": "true" });
-      icon.style.width = `${(18 * width) / longer}px`;
-      icon.style.height = `${(18 * height) / longer}px`;
-      return choice(`${width}x${height}`, icon, h("b", {}, name), h("small", {}, `${width} × ${height}`));
+      const scale = 18 / Math.max(width, height);
+      return choice(`${width}x${height}`, icon(width * scale, height * scale), h("b", {}, name), h("small", {}, `${width} × ${height}`));
     });
-    const auto = choice("auto", h("b", {}, "Same"), h("small", {}, "as the image"));
+    const auto = choice("auto", h("b", {}, "Same as the image"));
     auto.id = "shape-auto";
-    $("shapes").replaceChildren(auto, ...shapes, choice("custom", h("b", {}, "Other"), h("small", {}, "width, height")));
+    const other = choice("custom", icon(18, 18, "dashed"), h("b", {}, "Other"), h("small", {}, "you choose"));
+    $("shapes").replaceChildren(auto, ...shapes, other);
     shapes[0].querySelector("input").checked = true;
   }
 
@@ -194,7 +192,7 @@ export class Form {
 }
 
 const linesOf = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
-const randomSeed = () => Math.floor(Math.random() * MAX_SEED);
+const randomSeed = () => Math.floor(Math.random() * SEEDS);
 
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(9)); // randomUUID is missing where the page is served without TLS
@@ -203,6 +201,13 @@ function newId() {
 
 function choice(value, ...content) {
   return h("label", {}, h("input", { type: "radio", name: "shape", value }), h("span", {}, ...content));
+}
+
+function icon(width, height, name) {
+  const element = h("i", { "aria-hidden": "true", class: name });
+  element.style.width = `${width}px`;
+  element.style.height = `${height}px`;
+  return element;
 }
 
 function setRange(id, { min, max, value }) {

@@ -48,8 +48,10 @@ export class Gallery {
     return index;
   }
 
-  focus(job) {
-    this.#cards.get(job?.id)?.querySelector("button")?.focus();
+  /** Puts the keyboard's focus on a job's card, or on the one at `index` when that is gone. */
+  focus(job, index = 0) {
+    const card = this.#cards.get(job?.id) ?? $("cards").children[Math.min(index, this.jobs.length - 1)];
+    (card?.querySelector("button") ?? $("results")).focus({ preventScroll: true });
   }
 
   update(job) {
@@ -73,7 +75,7 @@ export class Gallery {
     const bar = card.querySelector("progress");
     bar.max = job.numSteps || 1;
     if (job.step) bar.value = job.step;
-    card.querySelector(".card-state").textContent = job.step ? `Step ${job.step} of ${job.numSteps}` : "Queued";
+    card.querySelector(".card-state").textContent = stateOf(job);
     const image = card.querySelector("img");
     if (job.preview && image.src !== job.preview) {
       image.src = job.preview;
@@ -92,6 +94,11 @@ export class Gallery {
     $("clear").hidden = done === 0;
     $("cancel-all").hidden = open < 2;
   }
+}
+
+function stateOf({ step, numSteps, preview }) {
+  if (step) return `Step ${step} of ${numSteps}`;
+  return preview ? "Drawing" : "Queued";
 }
 
 function pending(job, { cancel }) {
@@ -130,7 +137,7 @@ function finished(job, { open, reuse, edit }, gallery) {
       ),
     ),
     h("p", { class: "card-prompt" }, job.prompt),
-    h("p", { class: "card-meta" }, summary(job)),
+    h("p", { class: "card-meta" }, ...summary(job)),
   ];
 }
 
@@ -152,8 +159,10 @@ function failed(job, { retry, dismiss }) {
 }
 
 function summary({ settings }) {
-  const size = settings.size === "auto" ? null : settings.size.replace("x", " × ");
-  return [size, `${settings.num_inference_steps} steps`, `seed ${settings.seed}`].filter(Boolean).join(" · ");
+  const size = settings.size === "auto" ? null : settings.size.replace("x", "×");
+  return [size, `${settings.num_inference_steps} steps`, `seed ${settings.seed}`]
+    .filter(Boolean)
+    .map((text) => h("span", {}, text));
 }
 
 /** A name for the file: the prompt in plain letters, and the seed. */

@@ -37,8 +37,8 @@ export class Queue {
     const job = this.#jobs.get(id);
     if (!job) return;
     if (job.state === "sent") {
-      api.cancel(id).catch(() => {}); // it may have ended a moment ago; closing the stream aborts it too
-      job.abort.abort();
+      const stream = job.abort; // closed after the answer, or at once when there is none: closing aborts the request too
+      api.cancel(id).catch(() => {}).finally(() => stream.abort());
     }
     this.#end(job, "cancelled");
   }

@@ -48,6 +48,7 @@ export class Viewer {
     $("viewer-facts").replaceChildren(...facts(job).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
     Object.assign($("viewer-download"), { href: url, download: fileName(job) });
     const shown = this.#gallery.done;
+    $("viewer-place").textContent = `${shown.indexOf(job) + 1} of ${shown.length}`;
     $("viewer-previous").disabled = shown[0] === job;
     $("viewer-next").disabled = shown.at(-1) === job;
   }
