@@ -13,6 +13,10 @@ class InvalidRequestError(InterlaceError, ValueError):
         self.param = param
 
 
+class StorageError(InterlaceError):
+    """The disk does not take what is to be written."""
+
+
 class ModelLoadError(InterlaceError):
     """A model directory or hub id that could not be loaded."""
 

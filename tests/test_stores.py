@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlace.bulk import disk
@@ -67,6 +67,7 @@ def test_an_open_shard_can_be_read(tmp_path: Path) -> None:
     store.close()
 
 
+@settings(max_examples=40)
 @given(cut=st.integers(0, 12_000), junk=st.binary(max_size=700))
 def test_any_cut_through_the_last_shard_keeps_what_is_whole(
     tmp_path_factory: pytest.TempPathFactory, cut: int, junk: bytes

@@ -41,11 +41,3 @@ def last_lines(path: Path, *, torn_lines_are_news: bool = True) -> dict[str, Rec
 
 def image_name(record: Mapping[str, Any]) -> str:
     return str(Path(record["file"]).stem)
-
-
-def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the image is there with the size that was written."""
-    try:
-        return bool((folder / record["file"]).stat().st_size == record["size_bytes"])
-    except OSError:
-        return False

@@ -12,6 +12,7 @@ from pathlib import Path
 from interlace.bulk.disk import replace_file
 from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, Record, image_name, last_lines
 from interlace.bulk.shards import Shard
+from interlace.bulk.stores import is_stored, read_stored, tidy_shards
 
 
 def part_of(name: str, shard: Shard | None) -> str:
@@ -50,6 +51,9 @@ def gather_parts(folder: Path, order: Mapping[str, int]) -> None:
     At every moment of it, each record is in the manifest or in a part.
     """
     records = sorted(all_records(folder).values(), key=lambda record: order.get(image_name(record), len(order)))
+    if any("shard" in record for record in records):
+        moved = tidy_shards(folder, [record for record in records if is_stored(folder, record)])
+        records = [record | moved.get(record["file"], {}) if "shard" in record else record for record in records]
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     replace_file(folder / MANIFEST, text.encode())
     remove_parts(folder, MANIFEST)
@@ -66,11 +70,11 @@ def _records(path: Path, shard: Shard | None) -> dict[str, Record]:
 def _right_one(folder: Path, rivals: list[Record]) -> Record:
     if len({record.get("sha256") for record in rivals}) == 1:
         return rivals[-1]
-    return next((record for record in rivals if _is_of(folder / record["file"], record)), rivals[-1])
+    return next((record for record in rivals if _is_of(folder, record)), rivals[-1])
 
 
-def _is_of(path: Path, record: Record) -> bool:
+def _is_of(folder: Path, record: Record) -> bool:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == record.get("sha256")
+        return hashlib.sha256(read_stored(folder, record)).hexdigest() == record.get("sha256")
     except OSError:
         return False

@@ -5,27 +5,31 @@ line stands for a whole file, and a file without a line is made again. Knows not
 """
 
 import contextlib
+import errno
 import hashlib
-import io
 import json
-import os
+import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from PIL import Image
 
-from interlace.bulk.faults import fault_point
+from interlace.bulk.disk import TEMPORARY, GrowingFile, json_line, replace_file, why_not_written
+from interlace.bulk.encoding import Encoding
+from interlace.bulk.failures import Failures
 from interlace.bulk.locks import FolderLock
-from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, is_whole, last_lines, read_manifest
+from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, last_lines, read_manifest
 from interlace.bulk.parts import all_records, part_of, remove_parts
-from interlace.bulk.png import encode_png
 from interlace.bulk.rows import BadRow, Job
 from interlace.bulk.shards import Shard
-from interlace.errors import InvalidRequestError
+from interlace.bulk.stores import FileStore, Layout, Store, TarStore, discard, is_stored, read_stored, tidy_shards
+from interlace.errors import InvalidRequestError, StorageError
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "FAILURES",
@@ -33,16 +37,34 @@ __all__ = [
     "SUMMARY",
     "ModelId",
     "Sink",
+    "SinkOptions",
     "State",
     "read_manifest",
     "replace_file",
     "request_key",
 ]
 
-_TEMPORARY = ".tmp-"  # row ids never start with a dot
 _NOT_IN_THE_IMAGE = ("priority", "timeout_s", "num_images")
 
 State = Literal["missing", "done", "changed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkOptions:
+    """How images are stored, and how much what is there already is trusted."""
+
+    encoding: Encoding = field(default_factory=Encoding)
+    layout: Layout = "files"
+    shard_size: int = 1000  # images a tar shard
+    verify: bool = False  # read every image that is there, instead of trusting sizes
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("files", "webdataset"):
+            message = f"the output layout is {self.layout!r}; expected files or webdataset"
+            raise InvalidRequestError(message, "output_layout")
+        if self.shard_size < 1:
+            message = f"the shard size is {self.shard_size}; expected at least 1 image"
+            raise InvalidRequestError(message, "shard_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,78 +91,144 @@ class Sink:
     """An output folder, held by one run at a time. `write` may be called from many threads.
 
     With a `shard`, it is one of many sinks in a folder that its maker holds: it has manifest and failures of its own
-    (see `manifest`), and knows the records of its own rows only.
+    (see `parts`), and knows the records of its own rows only. `is_restart`: the shard's last process has died, and this
+    one goes on. `hold`: the maker holds the folder alone.
     """
 
-    def __init__(self, folder: Path, *, overwrite: bool = False, shard: Shard | None = None) -> None:
-        """Raises `InvalidRequestError` where the folder can't be used or another run holds it."""
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        overwrite: bool = False,
+        shard: Shard | None = None,
+        is_restart: bool = False,
+        hold: FolderLock | None = None,
+        options: SinkOptions = SinkOptions(),
+    ) -> None:
+        """Raises `InvalidRequestError` where the folder can't be used or another run holds it, `StorageError` where
+        the disk is full."""
+        self.folder, self.options = folder, options
         self._lock = threading.Lock()
         self._superseded = False
         self._shard = shard
         self._hold: FolderLock | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if shard is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if shard is None and hold is None:
                 self._hold = FolderLock.alone(folder)
-            for leftover in folder.glob(f"{self._temporary}*"):
-                leftover.unlink()
-            records = {} if overwrite else all_records(folder, shard)
-            self.records = {name: record for name, record in records.items() if is_whole(folder, record)}
-            self._compact()
-            if shard is None:
-                remove_parts(folder, MANIFEST)
-            self._manifest = self._path(MANIFEST).open("a", encoding="utf-8")
-            self._failures = self._path(FAILURES).open("w", encoding="utf-8")
+            self._open(overwrite, is_restart)
         except OSError as error:
-            raise InvalidRequestError(f"can't write to {folder}: {error.strerror or error}", "output_dir") from error
+            self._let_go()
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            kind = StorageError if full else InvalidRequestError
+            raise kind(why_not_written(folder, error)) from error
+
+    def _open(self, overwrite: bool, is_restart: bool) -> None:
+        for leftover in self.folder.glob(f"{self._temporary}*"):
+            leftover.unlink()
+        if overwrite:
+            known = last_lines(self._path(MANIFEST)) if is_restart else {}
+        else:
+            known = all_records(self.folder, self._shard)
+        self.records = {name: record for name, record in known.items() if self._is_trusted(record)}
+        self.num_distrusted = len(known) - len(self.records)
+        self._untidy = overwrite or self.num_distrusted > 0
+        self._compact()
+        if self._shard is None:
+            remove_parts(self.folder, MANIFEST)
+        self._store = self._open_store()
+        self._manifest = GrowingFile(self._path(MANIFEST))
+        self._failures = Failures(self._path(FAILURES), empty=overwrite)
+
+    def _open_store(self) -> Store:
+        if self.options.layout == "files":
+            return FileStore(self.folder, self._temporary)
+        tag = None if self._shard is None else self._shard.tag
+        return TarStore(self.folder, self.options.shard_size, self.records.values(), tag)
+
+    def _is_trusted(self, record: Mapping[str, Any]) -> bool:
+        if not self.options.verify:
+            return is_stored(self.folder, record)
+        with contextlib.suppress(OSError, KeyError, TypeError):
+            return hashlib.sha256(read_stored(self.folder, record)).hexdigest() == record["sha256"]
+        return False
 
     def state(self, job: Job, key: str) -> State:
         """Whether this very image is there already, from this or an earlier run."""
         record = self.records.get(job.name)
         if record is None:
             return "missing"
-        return "done" if record.get("request_key") == key else "changed"
+        as_wanted = record.get("encoding", "png") == self.options.encoding.label
+        as_wanted &= ("shard" in record) == (self.options.layout == "webdataset")
+        return "done" if as_wanted and record.get("request_key") == key else "changed"
 
     def write(self, job: Job, image: Image.Image, record: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Stores one image with what made it. Raises OSError where the disk does not take it; nothing is half done.
 
         `timing` goes to the manifest only, so that the same request gives the same bytes.
         """
-        name = f"{job.name}.png"
-        data = encode_png(image, record)
-        replace_file(self.folder / name, data, self._temporary)
-        facts = {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
-        line = {"id": job.row_id, "index": job.index, **facts, **record, "timing": dict(timing)}
+        encoding = self.options.encoding
+        data = encoding.encode(image, record)
+        facts = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data), "encoding": encoding.label}
+        if self.options.layout == "files":  # many at once
+            place = self._store.put(job.name, encoding.extension, data, record)
         with self._lock:
-            _append(self._manifest, line)
-            self._superseded |= job.name in self.records
+            if self.options.layout != "files":  # the manifest's lines are in the order of the shards
+                place = self._store.put(job.name, encoding.extension, data, record)
+            line = {"id": job.row_id, "index": job.index, **place, **facts, **record, "timing": dict(timing)}
+            self._manifest.append(json_line(line))
+            before = self.records.get(job.name)
             self.records[job.name] = line
+            self._failures.forget(job.name)
+            if before is not None:
+                self._superseded = True
+                if "shard" in before or before["file"] != line["file"]:
+                    self._untidy |= not discard(self.folder, before)
 
-    def fail(self, where: Job | BadRow, error: str, kind: str) -> None:
-        """Lists a row or an image that could not be made."""
-        if isinstance(where, Job):
-            line = {"id": where.row_id, "index": where.index, "file": f"{where.name}.png", "prompt": where.prompt}
-        else:
-            line = {"id": where.id, "where": where.where, "prompt": where.prompt}
+    def fail(self, where: Job | BadRow, error: str, kind: str, attempts: int = 1) -> None:
+        """Lists a row or an image that could not be made. Raises OSError where the disk does not take it."""
         with self._lock:
-            _append(self._failures, {**line, "error": error, "type": kind})
+            self._failures.add(where, error, kind, attempts)
+
+    def forget_earlier_failures(self) -> None:
+        """This run went over every row: what earlier runs listed is out of date."""
+        with self._lock:
+            self._failures.forget_earlier()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         replace_file(self._path(SUMMARY), text.encode(), self._temporary)
 
     def close(self) -> None:
-        self._manifest.close()
-        self._failures.close()
-        if self._superseded:
-            self._compact()
+        """What is left to tidy up is left to the next run where the disk does not take it."""
+        try:
+            self._store.close()
+            self._manifest.close()
+            if self._untidy and self._shard is None:
+                self._tidy()
+            elif self._superseded:
+                self._compact()
+            self._failures.forget_earlier(self.records)
+            self._failures.close()
+        except OSError as error:
+            logger.warning("%s", why_not_written(self.folder, error))
+        finally:
+            self._let_go()
+
+    def _tidy(self) -> None:
+        """Takes out of tar shards what was made again."""
+        moved = tidy_shards(self.folder, self.records.values())
+        for record in self.records.values():
+            record |= moved.get(record["file"], {}) if "shard" in record else {}
+        self._compact()
+
+    def _let_go(self) -> None:
         if self._hold is not None:
             self._hold.close()
 
     @property
     def _temporary(self) -> str:
-        return _TEMPORARY if self._shard is None else f"{_TEMPORARY}{self._shard.tag}-"
+        return TEMPORARY if self._shard is None else f"{TEMPORARY}{self._shard.tag}-"
 
     def _path(self, name: str) -> Path:
         return self.folder / part_of(name, self._shard)
@@ -150,59 +238,12 @@ class Sink:
         path = self._path(MANIFEST)
         # A part may hold rows of an earlier division into shards: they stay until the parts are put together.
         records = self.records if self._shard is None else last_lines(path)
-        text = "".join(_json_line(record) for record in records.values())
-        if not path.exists() or path.read_bytes() != text.encode():
-            replace_file(path, text.encode(), self._temporary)
+        text = b"".join(map(json_line, records.values()))
+        if not path.exists() or path.read_bytes() != text:
+            replace_file(path, text, self._temporary)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def replace_file(path: Path, data: bytes, prefix: str = _TEMPORARY) -> None:
-    """The file is the old one or the whole new one at every moment, also across a power cut."""
-    temporary = path.with_name(f"{prefix}{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            fault_point("half a file", lambda: _half(file, data))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fault_point("temporary written")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-    fault_point("renamed")
-
-
-def _sync_folder(folder: Path) -> None:
-    # Some systems (Windows, a few network mounts) have no way to sync a folder; the rename is atomic there too.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _json_line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _append(file: io.TextIOWrapper, record: Mapping[str, Any]) -> None:
-    line = _json_line(record)
-    fault_point("before a line")
-    fault_point("half a line", lambda: _half(file, line))
-    file.write(line)
-    file.flush()
-    os.fsync(file.fileno())
-    fault_point("line written")
-
-
-def _half(file: IO[Any], data: Any) -> None:
-    file.write(data[: len(data) // 2])
-    file.flush()

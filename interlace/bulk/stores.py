@@ -35,20 +35,13 @@ class _Span(NamedTuple):
 
 class Store(Protocol):
     def put(self, name: str, extension: str, data: bytes, record: Record) -> dict[str, Any]:
-        """Stores one image; whole on disk when it returns. Raises OSError where the disk does not take it.
-
-        Called by one thread at a time where `one_at_a_time`, else by many.
-        """
-
-    one_at_a_time: bool
+        """Stores one image; whole on disk when it returns. Raises OSError where the disk does not take it."""
 
     def close(self) -> None: ...
 
 
 class FileStore:
-    """One file an image, named after its row."""
-
-    one_at_a_time = False
+    """One file an image, named after its row. May be called by many threads."""
 
     def __init__(self, folder: Path, temporary: str = TEMPORARY) -> None:
         self.folder, self._temporary = folder, temporary
@@ -63,9 +56,10 @@ class FileStore:
 
 
 class TarStore:
-    """Tar shards as the webdataset package reads them: KEY.png, KEY.json and KEY.txt (the prompt) one after another."""
+    """Tar shards as the webdataset package reads them: KEY.png, KEY.json and KEY.txt (the prompt) one after another.
 
-    one_at_a_time = True
+    To be called by one thread at a time.
+    """
 
     def __init__(self, folder: Path, shard_size: int, records: Iterable[Record] = (), tag: str | None = None) -> None:
         """Goes on where `records` (all that is trusted) end; what comes after is a torn tail and is cut off.
