@@ -21,6 +21,9 @@ class EngineConfig:
     say is quickest; none: no limit."""
     max_batch_tokens: int | None = None
     """Most latent positions in one forward, summed over its rows; None: no limit."""
+    resolution_tolerance: float = 0.1
+    """Most padding in a forward that pictures of different sizes share, as a share of its tokens; 0: equal sizes only.
+    Nobody's size changes."""
     batch_invariant: bool = False
     """Give every forward of a shape one fixed number of rows (max_batch_rows, or 4), filled up where fewer are there:
     a request gets the same bits whatever runs beside it."""
@@ -50,6 +53,7 @@ class EngineConfig:
                 check_number(name, getattr(self, name), 1, whole=True)
         if self.cache_threshold is not None:
             check_number("cache_threshold", self.cache_threshold, 0)
+        check_number("resolution_tolerance", self.resolution_tolerance, 0, high=0.9)
         check_choice("cache_type", self.cache_type, get_args(CacheType))
         check_number("request_batch_max_wait_ms", self.request_batch_max_wait_ms, 0)
         for name in ("batch_invariant", "step_execution", "check_finite", "shed_hopeless"):

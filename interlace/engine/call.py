@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from interlace.engine.tree import Skeleton, flatten, is_atom
+from interlace.models.packers import PACKINGS
 from interlace.models.rules import (
     OPTIONAL_MASKS,
     PACKED_ARGUMENTS,
@@ -40,6 +41,7 @@ class Role(IntEnum):
     MASK = 5  # the text's mask, or None where nothing is masked: made up where texts of other lengths join
     PACKED = 3  # entries of all rows one after the other, any number a row: concatenated
     SHARED = 4  # equal by value or the calls can't share
+    POSITIONS = 6  # where the image tokens are: one for all, or by the row in a forward of several sizes
 
 
 class Leaf(NamedTuple):
@@ -137,13 +139,18 @@ class ModuleCall:
         return self._has_items and all(isinstance(v, torch.Tensor) or v is None for v in value)
 
     @property
+    def named(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return dict(zip(self.target.names, self.args, strict=False)) | self.kwargs
+
+    @property
     def shape(self) -> str:
         """Module, precision and sizes of one row, in words: forwards of one shape and row count cost the same."""
         sizes, dtype = [], ""
         for leaf, value in zip(self.layout, self.leaves, strict=True):
             if leaf.role in (Role.ROWS, Role.PACKED) and value.ndim > 1:
                 row = [size for dim, size in enumerate(value.shape) if dim != leaf.dim]
-                if leaf.padded:
+                if self.texts is not None and leaf.name == self.texts.name:
                     row[0] = -(-row[0] // TEXT_BUCKET) * TEXT_BUCKET
                 sizes.append(f"{leaf.name} {'x'.join(map(str, row))}")
                 dtype = dtype or str(value.dtype).removeprefix("torch.")
@@ -158,7 +165,7 @@ class ModuleCall:
     def _analyse(self) -> None:
         if self.target.method == "generate":
             raise UnfusableError("generation keeps state between its forwards")
-        named = dict(zip(self.target.names, self.args, strict=False)) | self.kwargs
+        named = self.named
         if len(self.args) > len(self.target.names):
             raise UnfusableError("more positional arguments than the method names")
         primary = _primary(named)
@@ -187,6 +194,13 @@ class ModuleCall:
 
     def _describe(self, class_name: str, name: str, leaf: Any, named: dict[str, Any]) -> tuple[Leaf, Hashable]:
         """The role of one leaf, and what of it must be equal for two calls to share."""
+        packing = PACKINGS.get(class_name)
+        if packing is not None and name == packing.positions:
+            self.lengths = (self.lengths, digest(leaf) if isinstance(leaf, torch.Tensor) else leaf)
+            return Leaf(name, Role.POSITIONS), type(leaf).__name__
+        if packing is not None and name == packing.tokens and isinstance(leaf, torch.Tensor) and leaf.ndim == 3:
+            self.lengths = (self.lengths, leaf.shape[1])
+            return Leaf(name, Role.ROWS, padded=True), _tensor_key(leaf, leaf.shape[2:])
         if isinstance(leaf, list):
             if name in RAGGED_ITEMS:
                 self.lengths = (self.lengths, tuple(item.shape[0] for item in leaf))

@@ -51,6 +51,7 @@ class EngineCore:
         self.strand_seconds = 0.0
         self.num_skipped = 0  # denoiser calls that step caches answered
         self._settled: list[tuple[Future[Any], Any, BaseException | None]] = []
+        self.forwarding: tuple[str, ...] = ()  # the requests of the forward that runs, or ran last
         self.finished: dict[str, int] = {"ok": 0, "error": 0, "aborted": 0}
 
     @property
@@ -143,6 +144,7 @@ class EngineCore:
     def _execute(self, group: list[Ticket]) -> list[Outcome]:
         calls = [ticket.call for ticket in group if ticket.call is not None]
         ambients = [ticket.ambient for ticket in group]
+        self.forwarding = tuple(ticket.request_id for ticket in group)
         return self.executor.run(calls, ambients)
 
     def _resume(self, group: list[Ticket], outcomes: list[Outcome]) -> None:
@@ -155,6 +157,7 @@ class EngineCore:
         metrics = ticket.metrics
         metrics.num_forwards += 1
         ticket.total_rows += outcome.rows
+        ticket.num_rows = outcome.rows
         metrics.mean_rows = ticket.total_rows / metrics.num_forwards
         if ticket.pending.stage == ENCODE:
             metrics.encode_s += outcome.seconds
@@ -263,6 +266,7 @@ class EngineCore:
         outcome = "ok" if error is None else "aborted" if isinstance(error, AbortedError) else "error"
         self.finished[outcome] += 1
         if not self._running:
+            self.forwarding = ()
             self._free_hooks()
         self._settled.append((ticket.future, value, error))
 

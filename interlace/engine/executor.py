@@ -19,7 +19,8 @@ from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
 from interlace.engine.first_block import FirstBlockCache
-from interlace.engine.fuse import close, differing, fuse, split
+from interlace.engine.fuse import close, differing, fuse, packed, split
+from interlace.engine.ragged import rows_of
 
 logger = logging.getLogger("interlace.engine")
 _MAX_CHECKED = 4  # calls of a group that are also run alone when a kind is verified
@@ -41,6 +42,9 @@ class ExecutorStats:
 
     forwards: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
+    widths: Counter[tuple[str, int]] = field(default_factory=Counter)  # forwards by label and rows
+    text_tokens: int = 0  # places for them in shared forwards whose texts could differ in length
+    padded_tokens: int = 0  # of these, filled up
     unfused: dict[str, str] = field(default_factory=dict)
     verified: int = 0
     halved: int = 0
@@ -127,9 +131,10 @@ class Executor:
         args, kwargs = fuse(filled)
         start = perf_counter()
         ambient.install()  # never captured: what a shared forward does to random numbers is no strand's business
-        with self._remembering(filled):
+        shapes = rows_of(filled) if packed(filled) else contextlib.nullcontext()
+        with self._remembering(filled), shapes:
             output = calls[0].target.run(*args, **kwargs)
-        seconds = self._count(calls[0], rows, start)
+        seconds = self._count(max(calls, key=lambda call: call.tokens / call.rows), rows, start)
         return [Outcome(value, None, rows, seconds) for value in split(output, filled)[: len(calls)]]
 
     def _remembering(self, calls: Sequence[ModuleCall]) -> contextlib.AbstractContextManager[None]:
@@ -201,6 +206,12 @@ class Executor:
             level = logging.INFO if call.unfusable else logging.WARNING
             logger.log(level, "%s is not shared between requests: %s", label, reason)
 
+    def _count_texts(self, calls: Sequence[ModuleCall]) -> None:
+        lengths = [call.texts.length for call in calls if call.texts is not None]
+        places = max(lengths, default=0) * len(lengths)
+        self.stats.text_tokens += places
+        self.stats.padded_tokens += places - sum(lengths)
+
     def _count(self, call: ModuleCall, rows: int, start: float, *, learn: bool = True) -> float:
         shape = self.shape(call)
         measured = learn and bool(shape) and self._cost.wanted(shape, rows)
@@ -212,6 +223,7 @@ class Executor:
         self._warm.add((shape, rows))
         self.stats.forwards[call.target.label] += 1
         self.stats.rows[call.target.label] += rows
+        self.stats.widths[call.target.label, rows] += 1
         self.stats.forward_seconds += seconds
         return seconds
 

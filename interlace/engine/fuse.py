@@ -9,6 +9,7 @@ import torch
 
 from interlace.engine.call import Leaf, ModuleCall, Role
 from interlace.engine.tree import flatten, is_atom, rebuild
+from interlace.models.packers import PACKINGS
 
 
 class CannotSplitError(Exception):
@@ -31,7 +32,7 @@ def fuse(calls: Sequence[ModuleCall]) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _join(leaf: Leaf, column: tuple[Any, ...], calls: Sequence[ModuleCall]) -> Any:
-    if leaf.role is Role.SHARED:
+    if leaf.role in (Role.SHARED, Role.POSITIONS):
         return column[0]
     if leaf.role is Role.MASK:
         return _join_masks(column, calls)
@@ -73,7 +74,9 @@ def _join_masks(masks: Sequence[torch.Tensor | None], calls: Sequence[ModuleCall
 def differing(calls: Sequence[ModuleCall], proven: Set[int] = frozenset()) -> frozenset[int]:
     """The places of the row-carrying leaves, but for `proven` ones, whose values are not the same in all calls."""
     first = calls[0]
-    places = [i for i, leaf in enumerate(first.layout) if leaf.role is not Role.SHARED and i not in proven]
+    places = [
+        i for i, leaf in enumerate(first.layout) if leaf.role not in (Role.SHARED, Role.POSITIONS) and i not in proven
+    ]
     return frozenset(i for i in places if any(not same(first.leaves[i], call.leaves[i]) for call in calls[1:]))
 
 
@@ -86,6 +89,15 @@ def split(output: Any, calls: Sequence[ModuleCall]) -> list[Any]:
     return [rebuild(output, (column[i] for column in columns), splitter.stop, objects=True) for i in range(len(calls))]
 
 
+def packed(calls: Sequence[ModuleCall]) -> bool:
+    """Whether the calls differ in where their image tokens are, so that each row has its own length and positions."""
+    first = calls[0]
+    if type(first.target.module).__name__ not in PACKINGS:
+        return False
+    places = [i for i, leaf in enumerate(first.layout) if leaf.role is Role.POSITIONS]
+    return any(not same(first.leaves[i], call.leaves[i]) for call in calls[1:] for i in places)
+
+
 class _Splitter:
     def __init__(self, calls: Sequence[ModuleCall]) -> None:
         self.rows = [call.rows for call in calls]
@@ -93,6 +105,9 @@ class _Splitter:
         self.has_items = any(leaf.role is Role.ITEMS for leaf in calls[0].layout)
         texts = [call.texts for call in calls if call.texts is not None and call.texts.name == "input_ids"]
         self.lengths = [text.length for text in texts]  # of encoded texts: the outputs are as long
+        if packed(calls):
+            packing = PACKINGS[type(calls[0].target.module).__name__]
+            self.lengths = [call.named[packing.tokens].shape[1] for call in calls]
 
     def stop(self, value: Any) -> bool:
         return self.has_items and type(value) is list and len(value) == self.total

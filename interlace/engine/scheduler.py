@@ -114,24 +114,34 @@ class Scheduler:
         """`head` and all that may share its forward, oldest first, within the limits."""
         if head.signature is None:
             return [head]
-        sharing = [head, *(call for call in calls if call is not head and call.signature == head.signature)]
-        max_rows = min(row_limits.get(head.signature, _NO_LIMIT), self._max_rows(head, sharing))
+        others = [call for call in calls if call is not head and call.signature == head.signature]
+        others.sort(key=lambda call: _length(call) != _length(head))  # equal ones first; else the order stays
+        max_rows = min(row_limits.get(head.signature, _NO_LIMIT), self._max_rows(head, others))
         max_tokens = self._config.max_batch_tokens or _NO_LIMIT
-        group, rows, tokens = [head], head.rows, head.tokens
-        for call in sharing[1:]:
+        group, rows, tokens, longest = [head], head.rows, head.tokens, _length(head)
+        for call in others:
+            wider = max(longest, _length(call))
+            filled = (tokens + call.tokens) / ((rows + call.rows) * wider)
+            if head.stage == DENOISE and filled < 1 - self._config.resolution_tolerance - 1e-9:
+                continue
             if rows + call.rows <= max_rows and tokens + call.tokens <= max_tokens:
                 group.append(call)
-                rows, tokens = rows + call.rows, tokens + call.tokens
+                rows, tokens, longest = rows + call.rows, tokens + call.tokens, wider
         return group
 
-    def _max_rows(self, head: Pending, sharing: Sequence[Pending]) -> int:
+    def _max_rows(self, head: Pending, others: Sequence[Pending]) -> int:
         """The configured limit; with `auto`, the rows at which one more stops paying."""
         if self._config.batch_invariant:
             return self._config.invariant_rows(head.rows)
         if self._cost is not None:
-            return self._cost.best_rows(head.shape, sum(call.rows for call in sharing))
+            return self._cost.best_rows(head.shape, head.rows + sum(call.rows for call in others))
         limit = self._config.max_batch_rows
         return limit if isinstance(limit, int) else _NO_LIMIT
+
+
+def _length(call: Pending) -> float:
+    """Tokens in a row."""
+    return call.tokens / call.rows
 
 
 def _oldest(item: Pending | Waiting, now: float) -> tuple[float, ...]:
@@ -162,4 +172,4 @@ _Point = tuple[str, float]  # a module, and the tokens in each row
 
 
 def _point(call: Pending) -> _Point:
-    return call.module, call.tokens / call.rows
+    return call.module, _length(call)

@@ -106,10 +106,13 @@ class Engine:
         core, counts = self._core, self._core.executor.stats
         forward_s, strand_s, loop_s = counts.forward_seconds, core.strand_seconds, core.loop_seconds
         forwards, rows = dict(counts.forwards), dict(counts.rows)  # copied whole: the engine goes on counting
+        widths = dict(counts.widths)
         return {
             "forwards": forwards,
             "rows": rows,
             "mean_rows": {name: rows.get(name, 0) / n for name, n in forwards.items()},
+            "widths": {name: {n: c for (label, n), c in widths.items() if label == name} for name in forwards},
+            "padding": {"text_tokens": counts.text_tokens, "padded_tokens": counts.padded_tokens},
             "unfused": dict(counts.unfused),
             "exclusive": core.exclusive,
             "verified": counts.verified,
@@ -120,6 +123,24 @@ class Engine:
             "cost": core.cost.describe(),
             "seconds": {"forward": forward_s, "strand": strand_s, "engine": loop_s - forward_s - strand_s},
         }
+
+    def live(self) -> list[dict[str, Any]]:
+        """Every request without a result, oldest first: request_id, state ("waiting" or "running"), step of num_steps,
+        and the rows of the last forward that it took part in. A look from outside: it may be a forward late."""
+        return [
+            {
+                "request_id": ticket.request_id,
+                "state": "waiting" if ticket.strand is None else "running",
+                "step": ticket.metrics.num_steps,
+                "num_steps": ticket.num_steps,
+                "rows": ticket.num_rows,
+            }
+            for ticket in list(self._live.values())
+        ]
+
+    def forwarding(self) -> tuple[str, ...]:
+        """The requests that share the current forward, or the last one while others run; empty when idle."""
+        return self._core.forwarding
 
     def close(self) -> None:
         """Stop; pending requests get `EngineClosedError`. The pipeline is left as it was. May be called twice."""

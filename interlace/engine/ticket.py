@@ -45,6 +45,7 @@ class Ticket:
     aborted: BaseException | None = None
     num_steps: int = 0
     total_rows: int = 0
+    num_rows: int = 0  # of its last forward
 
     num_denoised: int = 0  # denoising forwards that it took part in
 

@@ -1,0 +1,82 @@
+"""Pictures of different sizes in one forward: exact, within the padding that is allowed, for every family listed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from interlace import Engine
+from interlace.models.packers import PACKINGS
+from tests.test_families import arrays, stock
+from tests.zoo import FAMILIES
+
+SIZES = [(128, 128), (112, 128), (128, 112), (128, 120), (120, 128)]  # within 13% of each other
+PACKED = ["flux", "flux-kontext", "longcat-image", "ovis-image", "qwen-image", "qwen-image-edit"]
+
+
+def requests(name: str) -> list[dict[str, Any]]:
+    """The family's first request at five sizes, with five seeds."""
+    made = []
+    for number, (height, width) in enumerate(SIZES):
+        kwargs = FAMILIES[name].requests()[0]
+        kwargs |= {"height": height, "width": width, "num_inference_steps": 3}
+        kwargs["generator"] = torch.Generator().manual_seed(number)
+        made.append(kwargs)
+    return made
+
+
+def run(pipeline: DiffusionPipeline, name: str, **options: Any) -> tuple[list[Any], dict[str, Any]]:
+    with Engine(pipeline, **options) as engine:
+        engine.map(requests(name))  # verifies
+        before = engine.stats()["forwards"]["transformer"]
+        results = engine.map(requests(name))
+        stats = engine.stats()
+    return results, {**stats, "denoised": stats["forwards"]["transformer"] - before}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_close_sizes_share_forwards_and_stay_exact(name: str) -> None:
+    pipeline = FAMILIES[name].build()
+    results, stats = run(pipeline, name, resolution_tolerance=0.15)
+    assert stats["unfused"] == {}
+    alone = run(pipeline, name, resolution_tolerance=0.0)[1]["denoised"]
+    assert stats["denoised"] * 2 <= alone
+    for kwargs, result in zip(requests(name), results, strict=True):
+        for got, expected in zip(arrays(result), arrays(stock(pipeline, kwargs)), strict=True):
+            assert got.shape == expected.shape
+            assert float(np.abs(got - expected).max()) < 1e-4
+
+
+def test_one_shape_turned_round_shares_without_padding() -> None:
+    pipeline = FAMILIES["flux"].build()
+    made = [{**kwargs, "height": h, "width": w} for kwargs, (h, w) in zip(requests("flux"), [(64, 128), (128, 64)])]
+    with Engine(pipeline, resolution_tolerance=0.01) as engine:
+        engine.map([dict(kwargs) for kwargs in made])
+        before = engine.stats()["forwards"]["transformer"]
+        engine.map(made)
+        assert engine.stats()["forwards"]["transformer"] - before == 3
+
+
+def test_sizes_too_far_apart_do_not_share() -> None:
+    pipeline = FAMILIES["flux"].build()
+    made = [{**kwargs, "height": h, "width": h} for kwargs, h in zip(requests("flux"), [128, 64])]
+    with Engine(pipeline) as engine:
+        results = engine.map(made)
+        assert engine.stats()["mean_rows"]["transformer"] == 1
+    assert not any(isinstance(result, BaseException) for result in results)
+
+
+def test_pipelines_outside_the_engine_are_as_ever() -> None:
+    pipeline = FAMILIES["flux"].build()
+    kwargs = requests("flux")[0]
+    before = arrays(stock(pipeline, requests("flux")[0]))
+    run(pipeline, "flux", resolution_tolerance=0.15)
+    assert np.array_equal(arrays(stock(pipeline, kwargs))[0], before[0])
+    assert "forward" not in vars(pipeline.transformer.pos_embed)
+
+
+def test_every_listed_class_is_tested() -> None:
+    tested = {type(FAMILIES[name].build().transformer).__name__ for name in PACKED}
+    assert tested == set(PACKINGS)
