@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from interlace.errors import InvalidRequestError
 
-_SLICE = re.compile(r"\s*(-?\d{1,18})?\s*:\s*(-?\d{1,18})?\s*(?::\s*(\d{1,18})\s*)?")
+_SLICE = re.compile(r"\s*(-?[0-9]{1,18})?\s*:\s*(-?[0-9]{1,18})?\s*(?::\s*([0-9]{1,18})?\s*)?")
 _CONDITION = re.compile(r"\s*([^\s!=<>~]+)\s*(==|!=|<=|>=|<|>|~)\s*(.*?)\s*", re.DOTALL)
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -81,7 +81,7 @@ class Selection:
         """Raises `InvalidRequestError` for what can't be understood."""
         if limit is not None and limit < 1:
             raise InvalidRequestError(f"limit is {limit}; expected at least 1", "limit")
-        found = _SLICE.fullmatch(rows or ":")
+        found = _SLICE.fullmatch(":" if rows is None else rows)
         if found is None or (found[3] and not int(found[3])):
             expected = "expected START:STOP or START:STOP:STEP, such as 0:100, 500: or -10:"
             raise InvalidRequestError(f"--rows got {rows!r}; {expected}", "rows")
