@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-pytest.importorskip("playwright", reason="playwright drives the browser; pip install 'interlace[test]'")
-
 from playwright.sync_api import Browser, Route, expect
 
 from serve.page import WAIT_MS, Visit, chromium, running_browser, running_server, visit
@@ -117,7 +114,8 @@ _BRING = """([event, bytes, type = "image/png"]) => {
   data.items.add(new File([new Uint8Array(bytes)], "file", {type}));
   const options = {bubbles: true, cancelable: true};
   document.body.dispatchEvent(event === "drop"
-    ? new DragEvent(event, {...options, dataTransfer: data}) : new ClipboardEvent(event, {...options, clipboardData: data}));
+    ? new DragEvent(event, {...options, dataTransfer: data})
+    : new ClipboardEvent(event, {...options, clipboardData: data}));
 }"""
 
 
@@ -196,21 +194,21 @@ def _tab_to(visitor: Visit, name: str, key: str = "Tab") -> None:
 def test_every_control_has_a_name(visitor: Visit) -> None:
     visitor.ask(CIRCLE)
     visitor.wait_done(1)
-    unnamed = visitor.page.evaluate("""() => [...document.querySelectorAll("button, a, input, textarea, summary, img, canvas")]
-      .filter(e => !(e.ariaLabel || e.innerText?.trim() || e.textContent.trim() || e.labels?.length || e.alt !== undefined
-                     || e.ariaHidden)).map(e => e.outerHTML)""")
+    unnamed = visitor.page.evaluate(_UNNAMED)
     assert unnamed == []
+
+
+_UNNAMED = """() => [...document.querySelectorAll("button, a, input, textarea, summary, progress, img, canvas")]
+  .filter(e => !e.ariaLabel && !e.ariaHidden && !e.textContent.trim() && !e.labels?.length && !e.hasAttribute("alt"))
+  .map(e => e.outerHTML)"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_light_and_dark(browser: Browser, url: str, scheme: str) -> None:
     with visit(browser, url, color_scheme=scheme) as someone:
         names = ("ink", "ink-soft", "danger", "paper", "sheet", "well")
-        values = someone.page.evaluate(
-            "names => names.map(n => getComputedStyle(document.documentElement).getPropertyValue('--' + n))",
-            list(names),
-        )
-    colours = dict(zip(names, map(_luminance, values), strict=True))
+        read = "name => getComputedStyle(document.documentElement).getPropertyValue('--' + name)"
+        colours = {name: _luminance(someone.page.evaluate(read, name)) for name in names}
     for text in ("ink", "ink-soft", "danger"):
         for ground in ("paper", "sheet", "well"):
             low, high = sorted((colours[text], colours[ground]))
@@ -302,7 +300,7 @@ def test_pictures_for_the_docs(browser: Browser, url: str, name: str) -> None:
     prompts = [
         CIRCLE,
         STAR,
-        "a pink heart in the center on a black background",
+        "a pink heart on a black background",
         "a small white moon on a purple background",
     ]
     with visit(browser, url, **options) as someone:

@@ -46,11 +46,19 @@ export class Viewer {
     Object.assign($("viewer-image"), { src: url, alt: job.prompt });
     $("viewer-prompt").textContent = job.prompt;
     $("viewer-facts").replaceChildren(...facts(job).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+    this.#showSources(job);
     Object.assign($("viewer-download"), { href: url, download: fileName(job) });
     const shown = this.#gallery.done;
     $("viewer-place").textContent = `${shown.indexOf(job) + 1} of ${shown.length}`;
     $("viewer-previous").disabled = shown[0] === job;
     $("viewer-next").disabled = shown.at(-1) === job;
+  }
+
+  #showSources({ mode, inputs = [] }) {
+    $("viewer-sources").querySelectorAll("img").forEach((image) => URL.revokeObjectURL(image.src));
+    $("viewer-sources").hidden = mode !== "edit";
+    const images = inputs.map((blob) => h("img", { src: URL.createObjectURL(blob), alt: "The image that was edited" }));
+    $("viewer-sources").replaceChildren("Edited from", ...images);
   }
 
   #move(by) {
@@ -69,7 +77,7 @@ export class Viewer {
   }
 }
 
-function facts({ mode, settings, timings, at }) {
+function facts({ settings, timings, at }) {
   const seconds = timings?.total_s;
   return [
     ["Size", settings.size === "auto" ? "as the image" : settings.size.replace("x", " × ")],
@@ -78,7 +86,6 @@ function facts({ mode, settings, timings, at }) {
     ["Guidance", settings.guidance_scale],
     ["True CFG", settings.true_cfg_scale],
     ["Avoid", settings.negative_prompt],
-    ["Made by", mode === "edit" ? "edit" : null],
     ["Took", seconds == null ? null : `${seconds.toFixed(1)} s`],
     ["Rows a forward", timings?.mean_rows?.toFixed?.(1)],
     ["When", new Date(at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })],
