@@ -14,9 +14,12 @@ from interlace.request import Metrics, Output
 
 
 class FakeGenerator:
-    """`faults`: the errors of requests, by image name; `wait` holds every request until it is set."""
+    """`faults`: the errors of requests, by image name, a list being those of the first attempts; `wait` holds every
+    request until it is set."""
 
-    def __init__(self, faults: Mapping[str, Exception] | None = None, wait: threading.Event | None = None) -> None:
+    def __init__(
+        self, faults: Mapping[str, Exception | list[Exception]] | None = None, wait: threading.Event | None = None
+    ) -> None:
         self.faults, self.wait = dict(faults or {}), wait
         self.submitted: list[str] = []
         self.most_at_once = self.num_open = 0
@@ -36,11 +39,17 @@ class FakeGenerator:
     def _run(self, job: Job, future: "Future[Output]") -> None:
         while self.wait is not None and not self.wait.is_set() and job.name not in self._aborted:
             time.sleep(0.002)
-        error = AbortedError("aborted") if job.name in self._aborted else self.faults.get(job.name)
+        error = AbortedError("aborted") if job.name in self._aborted else self._fault(job.name)
         images = [] if error else [picture(job)]
         with self._lock:
             self.num_open -= 1
         future.set_result(Output(request_id=job.name, images=images, error=error, metrics=Metrics(num_steps=4)))
+
+    def _fault(self, name: str) -> Exception | None:
+        fault = self.faults.get(name)
+        if isinstance(fault, list):
+            return fault.pop(0) if fault else None
+        return fault
 
     def resolved(self, job: Job) -> dict[str, Any]:
         return {"num_inference_steps": 4, "guidance_scale": 3.5}

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from interlace.bulk.disk import GrowingFile, json_line, json_lines, replace_file
+from interlace.bulk.manifest import FAILURES
+from interlace.bulk.parts import parts
 from interlace.bulk.rows import BadRow, Job, Row
 from interlace.errors import AbortedError, DeadlineExceededError, EngineClosedError, EngineDeadError
 
@@ -78,6 +80,12 @@ class FailedRows:
 
     def __iter__(self) -> Iterator[Row | BadRow]:
         return (row for row in self.rows if row.id in self.ids)
+
+
+def failed_rows(rows: Iterable[Row | BadRow], folder: Path) -> FailedRows:
+    """The rows that a folder's lists of failures name."""
+    listed = [read_failures(path) for path in (folder / FAILURES, *parts(folder, FAILURES))]
+    return FailedRows(rows, frozenset(str(line["id"]) for lines in listed for line in lines if line.get("id")))
 
 
 def is_transient(error: BaseException) -> bool:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from interlace.bulk.encoding import FormatName
+from interlace.bulk.stores import Layout
 from interlace.flags import ModelGroup, NodeGroup, RunGroup, SpeedFlags
 
 Switch = Parameter(negative=())
@@ -56,6 +58,20 @@ class OutputFlags:
     """Where everything is written; made if missing."""
     overwrite: Annotated[bool, Switch] = False
     """Make every image anew, whatever is there."""
+    output_format: FormatName = "png"
+    """png loses nothing; jpeg and webp are smaller. All of them say how they were made."""
+    output_quality: int | None = None
+    """Of jpeg (by default 95) and webp (90): 1 to 100."""
+    output_layout: Layout = "files"
+    """files: one an image; webdataset: tar shards that hold each image, its prompt and its parameters."""
+    shard_size: int = 1000
+    """Images a tar shard."""
+    verify: Annotated[bool, Switch] = False
+    """Read every image that is there already and make it again if a byte differs, instead of trusting its size."""
+    export_parquet: Annotated[bool, Switch] = False
+    """Write manifest.parquet at the end."""
+    html: bool = True
+    """Write report.html at the end: all images with their parameters on one page."""
 
 
 @Parameter(name="*", group=RunGroup)
@@ -67,6 +83,10 @@ class RunFlags:
     """A row without a seed gets one made of this number, its id and the image's index."""
     grace_s: float = 60.0
     """Seconds that the first Ctrl-C waits for images under way."""
+    max_retries: int = 2
+    """Further attempts at an image after an error that may pass, such as out of memory or a lost connection."""
+    retry_failed: Annotated[bool, Switch] = False
+    """Run only the rows that failures.jsonl lists."""
 
 
 @Parameter(name="*", group=ModelGroup)

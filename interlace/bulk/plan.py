@@ -17,6 +17,11 @@ class RunOptions:
     base_seed: int = 0
     max_num_seqs: int = 16  # images that the generator works on at once
     grace_s: float = 60.0
+    max_retries: int = 2  # further attempts after an error that may pass
+    every_row: bool = True  # the rows are the whole input, not a choice of it
+    html: bool = True  # write report.html at the end
+    export_parquet: bool = False  # write manifest.parquet at the end
+    is_worker: bool = False  # of a parent that hears signals and speaks to the user
     strict: bool = False  # a row that can't be used stops the run before it starts
 
     @property

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +24,8 @@ class Tally:
     total: int
     done: int = 0
     failed: int = 0
+    retried: int = 0  # of those done, came at a second or later attempt
+    failed_by_kind: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.perf_counter)
 
     @property

@@ -15,6 +15,8 @@ from types import FrameType
 from typing import Any
 
 from interlace import __version__
+from interlace.bulk.disk import why_not_written
+from interlace.bulk.failures import is_transient
 from interlace.bulk.faults import fault_point
 from interlace.bulk.generator import Generator
 from interlace.bulk.plan import RunOptions, jobs_to_do, survey
@@ -27,6 +29,7 @@ from interlace.request import Output
 
 _NUM_WRITERS = 2  # PNG encoding lets other threads run; two keep up with any model that a CPU core can feed
 _POLL_S = 0.2
+_RETRY_S = (0.2, 0.8, 3.2)  # waited before the second, third and every further attempt
 
 
 def run_bulk(
@@ -93,6 +96,7 @@ class _Run:
         self._slots = threading.Semaphore(options.backlog)
         self._lock = threading.Lock()
         self._generating: dict[str, Job] = {}  # in the order of submission
+        self._attempts: dict[str, int] = {}  # of images that did not come at the first one
         self._num_open = 0  # submitted and not yet stored
         self._writers = ThreadPoolExecutor(_NUM_WRITERS, thread_name_prefix="interlace-writer")
         self.view = view
@@ -140,17 +144,45 @@ class _Run:
         return hand_over
 
     def _store(self, job: Job, output: Output) -> None:
+        if output.error is not None and self._is_worth_another(job, output.error):
+            threading.Thread(target=self._try_again, args=(job,), daemon=True).start()
+            return
         try:
-            self._store_or_fail(job, output)
+            try:
+                self._store_or_fail(job, output)
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # the disk's; one without a number is of the image alone
+                self._fail(job, error)
         except OSError as error:
-            self._give_up(f"can't write to {self.sink.folder}: {error.strerror or error}")
-        except Exception as error:
-            self._fail(job, error)
+            self._give_up(why_not_written(self.sink.folder, error))
         finally:
-            with self._lock:
-                self._num_open -= 1
-            self._slots.release()
-            self.view.ended(job.name)
+            self._end(job)
+
+    def _end(self, job: Job) -> None:
+        with self._lock:
+            self._num_open -= 1
+        self._slots.release()
+        self.view.ended(job.name)
+
+    def _is_worth_another(self, job: Job, error: Exception) -> bool:
+        with self._lock:
+            attempts = self._attempts.get(job.name, 1)
+            if self._stop.is_set() or attempts > self.options.max_retries or not is_transient(error):
+                return False
+            self._attempts[job.name] = attempts + 1
+        self.view.message(f"{job.name}: attempt {attempts + 1} follows, as this may pass: {_one_line(error)}")
+        return True
+
+    def _try_again(self, job: Job) -> None:
+        """It keeps its place in the backlog meanwhile."""
+        self._stop.wait(_RETRY_S[min(self._attempts[job.name] - 2, len(_RETRY_S) - 1)])
+        if self._stop.is_set():
+            self._end(job)
+            return
+        with self._lock:
+            self._generating[job.name] = job
+        self.generator.submit(job).add_done_callback(self._on_done(job))
 
     def _store_or_fail(self, job: Job, output: Output) -> None:
         if output.error is not None and self._stop.is_set():
@@ -165,6 +197,7 @@ class _Run:
             self.sink.write(job, output.images[0], self._record(job, output), _timing(output))
             with self._lock:
                 self.tally.done += 1
+                self.tally.retried += job.name in self._attempts
 
     def _record(self, job: Job, output: Output) -> dict[str, Any]:
         width, height = output.images[0].size
@@ -176,9 +209,11 @@ class _Run:
         return {name: value for name, value in record.items() if value is not None}
 
     def _fail(self, job: Job, error: Exception) -> None:
-        self.sink.fail(job, str(error) or type(error).__name__, type(error).__name__)
+        kind = type(error).__name__
+        self.sink.fail(job, str(error) or kind, kind, self._attempts.get(job.name, 1))
         with self._lock:
             self.tally.failed += 1
+            self.tally.failed_by_kind[kind] += 1
         self.view.message(f"{job.name} failed: {_one_line(error)}")
 
     def _give_up(self, why: str) -> None:
@@ -203,11 +238,15 @@ class _Run:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stopped_by is not None:
+            if self.options.is_worker:  # schedulers signal every process, and so does the parent: that is one signal
+                return
             self.view.stop()
             os._exit(128 + number)  # safe: files are whole or absent at every moment
         self.stopped_by = number
         self._deadline = time.perf_counter() + self.options.grace_s
         self._stop.set()
+        if self.options.is_worker:
+            return
         # Printing through the bar's console could wait for a lock that this very thread holds.
         os.write(2, f"\nstopping: up to {self.options.grace_s:.0f} s for images under way; again: at once\n".encode())
 

@@ -1,15 +1,19 @@
 """One bulk command from its flags to its exit status: opens the sink and, when there is work, the model."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from interlace.bulk.flags import BulkFlags
+from interlace.bulk.encoding import Encoding
+from interlace.bulk.export import check_pyarrow
+from interlace.bulk.failures import failed_rows
+from interlace.bulk.flags import BulkFlags, OutputFlags
 from interlace.bulk.outlook import dry_run
 from interlace.bulk.plan import RunOptions
-from interlace.bulk.rows import Rows
+from interlace.bulk.rows import BadRow, Row, Rows
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink
+from interlace.bulk.sink import FAILURES, ModelId, Sink, SinkOptions
 from interlace.commands.quiet import without_bars
 from interlace.config import EngineConfig
 from interlace.errors import InvalidRequestError
@@ -39,11 +43,32 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
         max_num_seqs=engine.max_num_seqs,
         grace_s=flags.run.grace_s,
         strict=flags.select.strict,
+        max_retries=flags.run.max_retries,
+        every_row=not (flags.run.retry_failed or flags.select.rows or flags.select.where or flags.select.limit),
+        html=flags.output.html,
+        export_parquet=flags.output.export_parquet,
     )
+    if options.export_parquet:
+        check_pyarrow()
+    sink_options = sink_options_of(flags.output)
+    folder, overwrite = flags.output.output_dir, flags.output.overwrite
+    chosen: Iterable[Row | BadRow] = rows
+    if flags.run.retry_failed:
+        chosen = failed_rows(rows, folder)
+        if not chosen.ids:
+            sys.stderr.write(f"nothing to retry: {folder / FAILURES} lists no failed row\n")
+            return 0
     if flags.select.dry_run:
-        return dry_run(rows, flags.output.output_dir, options, overwrite=flags.output.overwrite)
-    with Sink(flags.output.output_dir, overwrite=flags.output.overwrite) as sink:
-        return run_bulk(rows, sink, options, lambda: open_generator(flags, engine)).exit_status
+        return dry_run(chosen, folder, options, overwrite=overwrite, sink_options=sink_options)
+    with Sink(folder, overwrite=overwrite, options=sink_options) as sink:
+        return run_bulk(chosen, sink, options, lambda: open_generator(flags, engine)).exit_status
+
+
+def sink_options_of(flags: OutputFlags) -> SinkOptions:
+    """Raises `InvalidRequestError` for a combination that can't be."""
+    encoding = Encoding(flags.output_format, flags.output_quality)
+    layout, shard_size = flags.output_layout, flags.shard_size
+    return SinkOptions(encoding=encoding, layout=layout, shard_size=shard_size, verify=flags.verify)
 
 
 def open_generator(flags: BulkFlags, engine: EngineConfig) -> "Generator":
