@@ -58,8 +58,15 @@ class Row:
             own = self.sampling.seed
             seed = image_seed(base_seed, self.id, index) if own is None else own + index
             sampling = replace(self.sampling, num_images=1, seed=seed)
-            place = {"row_id": self.id, "index": index, "name": name, "where": self.where}
-            yield Job(**place, prompt=self.prompt, sampling=sampling, images=self.images)
+            yield Job(
+                row_id=self.id,
+                index=index,
+                name=name,
+                prompt=self.prompt,
+                sampling=sampling,
+                images=self.images,
+                where=self.where,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
