@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import * as store from "./store.js";
 import { $, announce, h, plural, toast } from "./dom.js";
 import { Engine } from "./engine.js";
-import { Form } from "./form.js";
+import { Form, newId } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { limitsOf } from "./limits.js";
 import { Queue } from "./queue.js";
@@ -47,8 +47,8 @@ function changed(job) {
   }
 }
 
-const recordOf = ({ id, mode, prompt, settings, inputs, blob, timings, at }) => ({
-  id, mode, prompt, settings, inputs, blob, timings, at,
+const recordOf = ({ id, mode, prompt, settings, inputs, blob, size, timings, at }) => ({
+  id, mode, prompt, settings, inputs, blob, size, timings, at,
 });
 
 function cancel(job) {
@@ -63,8 +63,11 @@ function cancelAll() {
 }
 
 function retry(job) {
-  queue.add([job]);
-  gallery.update(job);
+  const anew = { ...job, id: newId(), state: "waiting" };
+  gallery.add([anew], gallery.remove(job));
+  gallery.focus(anew);
+  queue.add([anew]);
+  engine.wake();
 }
 
 function dismiss(job) {

@@ -60,6 +60,7 @@ export class Engine {
       if (free >= 0 && !this.#lanes.includes(id)) this.#lanes[free] = id;
     }
     this.#note(stats);
+    if (running.size) $("about").hidden = true;
     const sharing = new Set(stats.forwarding);
     $("lanes").replaceChildren(...this.#lanes.map((id) => this.#lane(running.get(id), sharing)));
     this.#sentence(stats);
@@ -70,7 +71,6 @@ export class Engine {
     const count = Object.values(forwards ?? {}).reduce((sum, value) => sum + value, 0);
     if (!forwarding?.length || count === this.#count) return;
     this.#count = count;
-    $("about").hidden = true;
     const tiles = forwarding.map((id) => ({ lane: this.#lanes.indexOf(id), thread: this.#thread(id) }));
     this.#forwards.push(tiles.filter(({ lane }) => lane >= 0));
     this.#forwards = this.#forwards.slice(-200);

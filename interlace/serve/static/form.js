@@ -194,7 +194,8 @@ export class Form {
 const linesOf = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 const randomSeed = () => Math.floor(Math.random() * SEEDS);
 
-function newId() {
+/** A request's id: never used before, as the server remembers the old ones. */
+export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(9)); // randomUUID is missing where the page is served without TLS
   return `page-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }

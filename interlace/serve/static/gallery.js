@@ -158,11 +158,9 @@ function failed(job, { retry, dismiss }) {
   ];
 }
 
-function summary({ settings }) {
-  const size = settings.size === "auto" ? null : settings.size.replace("x", "×");
-  return [size, `${settings.num_inference_steps} steps`, `seed ${settings.seed}`]
-    .filter(Boolean)
-    .map((text) => h("span", {}, text));
+function summary({ size, settings }) {
+  const parts = [size.replace("x", "×"), `${settings.num_inference_steps} steps`, `seed ${settings.seed}`];
+  return parts.map((text) => h("span", {}, text));
 }
 
 /** A name for the file: the prompt in plain letters, and the seed. */

@@ -16,9 +16,9 @@ export function limitsOf(info) {
     maxPixels: limits.max_pixels ?? Infinity,
     multiple: limits.multiple_of ?? 16,
     steps: defaults.num_inference_steps ?? 28,
-    maxSteps: limits.max_steps ?? 100,
+    maxSteps: Math.min(limits.max_steps ?? 100, Math.max(60, 3 * (defaults.num_inference_steps ?? 28))),
     maxN: Math.min(limits.max_n ?? 8, 16),
-    maxImages: limits.max_input_images ?? 4,
+    maxImages: Math.min(limits.max_input_images ?? 4, 16),
     guidance: defaults.guidance_scale ?? null,
     cfg: defaults.true_cfg_scale ?? null,
   };

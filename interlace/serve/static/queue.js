@@ -6,7 +6,7 @@ import * as api from "./api.js";
 const STREAMS = 4;
 
 /**
- * A job is {id, mode, prompt, settings, inputs, state, step, numSteps, preview, blob, error, timings, at};
+ * A job is {id, mode, prompt, settings, inputs, state, step, numSteps, preview, blob, size, error, timings, at};
  * state: waiting | sent | done | failed | cancelled. `changed(job)` is called after every change.
  */
 export class Queue {
@@ -76,9 +76,11 @@ export class Queue {
     const path = job.mode === "edit" ? "v1/images/edits" : "v1/images/generations";
     for await (const event of api.stream(path, bodyOf(job), { id: job.id, signal: job.abort.signal })) {
       if (event.type?.endsWith(".partial_image")) {
-        setPreview(job, picture(event.b64_json));
+        setPreview(job, blobOf(bytesOf(event.b64_json)));
       } else if (event.type?.endsWith(".completed")) {
-        job.blob = picture(event.b64_json);
+        const bytes = bytesOf(event.b64_json);
+        job.blob = blobOf(bytes);
+        job.size = sizeOf(bytes);
         job.timings = event.timings ?? null;
         if (event.seed != null) job.settings.seed = event.seed;
       }
@@ -106,9 +108,13 @@ function setPreview(job, blob) {
   job.preview = blob && URL.createObjectURL(blob);
 }
 
-function picture(base64) {
-  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-  return new Blob([bytes], { type: "image/png" });
+const bytesOf = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+const blobOf = (bytes) => new Blob([bytes], { type: "image/png" });
+
+/** Width and height stand first in a PNG's first chunk. */
+function sizeOf(bytes) {
+  const view = new DataView(bytes.buffer);
+  return `${view.getUint32(16)}x${view.getUint32(20)}`;
 }
 
 const STREAMED = { n: 1, stream: true, partial_images: 3, output_format: "png" };

@@ -77,10 +77,10 @@ export class Viewer {
   }
 }
 
-function facts({ settings, timings, at }) {
+function facts({ size, settings, timings, at }) {
   const seconds = timings?.total_s;
   return [
-    ["Size", settings.size === "auto" ? "as the image" : settings.size.replace("x", " × ")],
+    ["Size", size.replace("x", " × ")],
     ["Steps", settings.num_inference_steps],
     ["Seed", settings.seed],
     ["Guidance", settings.guidance_scale],
