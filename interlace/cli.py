@@ -14,6 +14,7 @@ from interlace import __version__
 from interlace.commands.bench import bench
 from interlace.commands.generate import t2i
 from interlace.commands.info import info
+from interlace.commands.invocation import ARGUMENTS
 from interlace.errors import InterlaceError, InvalidRequestError, ModelLoadError
 from interlace.flags import FlagFile
 
@@ -45,6 +46,7 @@ app.command(bench)
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit status; says on stderr, in a line or two, what was wrong with it."""
     try:
+        ARGUMENTS.set(tuple(arguments))
         tokens, file = FlagFile.split(arguments)
         app.config = [Env("INTERLACE_", command=False, show=False), *([file] if file else [])]
         return app(tokens) or OK

@@ -10,7 +10,7 @@ from typing import Any
 
 from interlace.bulk.disk import GrowingFile, json_line, json_lines, replace_file
 from interlace.bulk.manifest import FAILURES
-from interlace.bulk.parts import parts
+from interlace.bulk.parts import parts, remove_parts
 from interlace.bulk.rows import BadRow, Job, Row
 from interlace.errors import AbortedError, DeadlineExceededError, EngineClosedError, EngineDeadError
 
@@ -86,6 +86,20 @@ def failed_rows(rows: Iterable[Row | BadRow], folder: Path) -> FailedRows:
     """The rows that a folder's lists of failures name."""
     listed = [read_failures(path) for path in (folder / FAILURES, *parts(folder, FAILURES))]
     return FailedRows(rows, frozenset(str(line["id"]) for lines in listed for line in lines if line.get("id")))
+
+
+def gather_failures(folder: Path, known: Container[str] | None = None) -> None:
+    """Puts all parts into the list of failures, of `known` images where these are given. Needs the folder alone.
+
+    Rows that can't be used are left out of parts: whoever goes through the input finds them again.
+    """
+    lines = [line for path in parts(folder, FAILURES) for line in read_failures(path) if "name" in line]
+    if not lines and known is None:
+        return
+    lines = [*read_failures(folder / FAILURES), *lines]
+    lines = [line for line in lines if known is None or line.get("name") in known]
+    replace_file(folder / FAILURES, b"".join(map(json_line, lines)))
+    remove_parts(folder, FAILURES)
 
 
 def is_transient(error: BaseException) -> bool:

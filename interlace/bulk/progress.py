@@ -36,6 +36,10 @@ class Tally:
     def images_per_s(self) -> float:
         return self.done / self.seconds if self.seconds > 0 else 0.0
 
+    def restart_clock(self) -> None:
+        """The time before now was not spent on images."""
+        self.started = time.perf_counter()
+
     def eta(self) -> str:
         ended = self.done + self.failed
         if ended == 0:
@@ -96,18 +100,19 @@ class ProgressView:
                 self._bar.update(self._task, completed=ended, text=text)
             elif time.perf_counter() - self._last_line >= _SECONDS_BETWEEN_LINES:
                 self._last_line = time.perf_counter()
-                self._say(f"{ended}/{self._tally.total} images, {text}")
+                self.say(f"{ended}/{self._tally.total} images, {text}")
 
     def message(self, text: str) -> None:
         """One line for the user, beside the bar; after many, silence."""
         with self._lock:
             self._messages += 1
             if self._messages <= _MAX_MESSAGES:
-                self._say(text)
+                self.say(text)
             elif self._messages == _MAX_MESSAGES + 1:
-                self._say("further messages are left out; failures.jsonl lists every failure")
+                self.say("further messages are left out; failures.jsonl lists every failure")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """One line, however many there were."""
         self._console.print(escape(text), highlight=False, soft_wrap=True)
 
     def stop(self) -> None:

@@ -9,11 +9,15 @@ from interlace.bulk.encoding import Encoding
 from interlace.bulk.export import check_pyarrow
 from interlace.bulk.failures import failed_rows
 from interlace.bulk.flags import BulkFlags, OutputFlags
+from interlace.bulk.node import run_node
+from interlace.bulk.nodes import place
 from interlace.bulk.outlook import dry_run
 from interlace.bulk.plan import RunOptions
 from interlace.bulk.rows import BadRow, Row, Rows
 from interlace.bulk.run import run_bulk
 from interlace.bulk.sink import FAILURES, ModelId, Sink, SinkOptions
+from interlace.bulk.worker import Work, is_worker, run_worker
+from interlace.commands.invocation import ARGUMENTS
 from interlace.commands.quiet import without_bars
 from interlace.config import EngineConfig
 from interlace.errors import InvalidRequestError
@@ -60,8 +64,23 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
             return 0
     if flags.select.dry_run:
         return dry_run(chosen, folder, options, overwrite=overwrite, sink_options=sink_options)
+    work = Work(
+        rows=chosen,
+        folder=folder,
+        options=options,
+        sink_options=sink_options,
+        overwrite=overwrite,
+        open_generator=lambda: open_generator(flags, engine),
+    )
+    if is_worker():
+        return run_worker(work)
+    placement = place(flags.nodes, flags.model.device)
+    for note in placement.notes:
+        sys.stderr.write(note + "\n")
+    if not placement.is_alone:
+        return run_node(work, placement, ARGUMENTS.get())
     with Sink(folder, overwrite=overwrite, options=sink_options) as sink:
-        return run_bulk(chosen, sink, options, lambda: open_generator(flags, engine)).exit_status
+        return run_bulk(chosen, sink, options, work.open_generator).exit_status
 
 
 def sink_options_of(flags: OutputFlags) -> SinkOptions:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from interlace.bulk.disk import TEMPORARY, GrowingFile, json_line, replace_file, why_not_written
 from interlace.bulk.encoding import Encoding
-from interlace.bulk.failures import Failures
+from interlace.bulk.failures import Failures, gather_failures
 from interlace.bulk.locks import FolderLock
 from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, last_lines, read_manifest
 from interlace.bulk.parts import all_records, part_of, remove_parts
@@ -135,7 +135,8 @@ class Sink:
         self._untidy = overwrite or self.num_distrusted > 0
         self._compact()
         if self._shard is None:
-            remove_parts(self.folder, MANIFEST)
+            gather_failures(self.folder)
+            remove_parts(self.folder)
         self._store = self._open_store()
         self._manifest = GrowingFile(self._path(MANIFEST))
         self._failures = Failures(self._path(FAILURES), empty=overwrite)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from interlace.bulk.flags import BulkFlags, Many, ModelFlags, OutputFlags, RunFlags, SelectFlags
+from interlace.bulk.flags import BulkFlags, Many, ModelFlags, NodeFlags, OutputFlags, RunFlags, SelectFlags
 from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup, SpeedFlags
 from interlace.request import SamplingParams
@@ -23,6 +23,7 @@ def t2i(
     model: ModelFlags = ModelFlags(),  # noqa: B008
     engine: EngineFlags = EngineFlags(),  # noqa: B008
     speed: SpeedFlags = SpeedFlags(),  # noqa: B008
+    nodes: NodeFlags = NodeFlags(),  # noqa: B008
 ) -> int:
     """Make images from prompts, by the thousand.
 
@@ -62,5 +63,7 @@ def t2i(
     rows = (
         prompt_rows(prompt, defaults, select) if prompt is not None else open_rows(prompts_file or "", defaults, select)
     )
-    flags = BulkFlags(model_name=model_name, output=output, select=select, run=run, model=model, speed=speed)
+    flags = BulkFlags(
+        model_name=model_name, output=output, select=select, run=run, model=model, speed=speed, nodes=nodes
+    )
     return generate(rows, flags, engine)

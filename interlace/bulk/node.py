@@ -1,0 +1,92 @@
+"""One node's part of a bulk run: its own images, by one process or many; if it is the last, also everyone's results."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from interlace.bulk.failures import gather_failures, read_failures
+from interlace.bulk.locks import FolderLock
+from interlace.bulk.manifest import FAILURES, SUMMARY
+from interlace.bulk.nodes import Placement
+from interlace.bulk.outlook import Existing
+from interlace.bulk.parts import gather_parts, parts
+from interlace.bulk.plan import jobs_to_do, survey
+from interlace.bulk.progress import Tally
+from interlace.bulk.report import Result, announce, report
+from interlace.bulk.rows import Row
+from interlace.bulk.shards import ShardRows
+from interlace.bulk.sink import Sink
+from interlace.bulk.worker import Orders, Work, run_shard
+from interlace.bulk.workers import Outcome, Workers, own_command
+
+
+def run_node(work: Work, placement: Placement, arguments: Sequence[str]) -> int:
+    """Makes this node's images; returns the exit status. `arguments` are the command line, for worker processes.
+
+    Raises `InvalidRequestError` where no row can be used, or the folder is taken.
+    """
+    started = time.perf_counter()
+    work.folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock.beside_others(work.folder, placement.node)
+    try:
+        num_jobs = _look(work, placement)
+        if placement.has_workers and num_jobs:
+            outcome = Workers(own_command(arguments), placement, lock.descriptors).run(num_jobs)
+        else:
+            result = run_shard(work, Orders(shard=placement.node))
+            outcome = Outcome(result.exit_status, result.stopped_by, result.fatal)
+        with lock.as_last() as is_last:
+            if is_last:
+                _put_together(work, lock, outcome, time.perf_counter() - started)
+            else:
+                _say(f"node {placement.node_rank} of {placement.num_nodes} is done; the last one tells of the whole")
+    finally:
+        lock.close()
+    return outcome.status
+
+
+def _look(work: Work, placement: Placement) -> int:
+    """Goes through the input before any work: checks it, tells what is wrong or there, counts this node's images."""
+    there = Existing(work.folder, overwrite=work.overwrite, options=work.sink_options)
+    found = survey(ShardRows(work.rows, placement.node), there, work.options)
+    whole = found if placement.num_nodes == 1 else survey(work.rows, there, work.options)
+    whole.check(strict=work.options.strict)
+    announce(found, there)
+    return found.num_to_do
+
+
+def _put_together(work: Work, lock: FolderLock, outcome: Outcome, seconds: float) -> None:
+    """One manifest, one list of failures and one summary from those of all processes. Nobody else writes meanwhile."""
+    folder = work.folder
+    order = {name: place for place, name in enumerate(_names(work))}
+    gather_parts(folder, order)
+    gather_failures(folder, order if work.options.every_row else None)
+    told = [json.loads(path.read_bytes()) for path in parts(folder, SUMMARY)]
+    with Sink(folder, hold=lock, options=work.sink_options) as sink:
+        found = survey(work.rows, sink, work.options)
+        for bad in found.bad:
+            sink.fail(bad, bad.error, "InvalidRequestError")
+        undone = {job.name for job in jobs_to_do(work.rows, sink, work.options)}
+        num_failed = sum(line.get("name") in undone for line in read_failures(folder / FAILURES))
+        tally = Tally(found.num_to_do, done=sum(part["done"] for part in told), failed=num_failed)
+        tally.started = time.perf_counter() - max([part["seconds"] for part in told], default=seconds)
+        found = replace(found, num_done=found.num_done - tally.done)
+        result = Result(num_failed=len(found.bad) + num_failed, stopped_by=outcome.stopped_by, fatal=outcome.fatal)
+        report(found, tally, sink, work.options.model.model, _facts(told, outcome, seconds), result)
+
+
+def _names(work: Work) -> Iterator[str]:
+    for row in work.rows:
+        if isinstance(row, Row):
+            yield from row.names()
+
+
+def _facts(told: list[dict[str, Any]], outcome: Outcome, seconds: float) -> dict[str, Any]:
+    return {"seconds": round(seconds, 3), "processes": told, "restarts": outcome.num_restarts}
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
