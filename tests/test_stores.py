@@ -186,6 +186,11 @@ def test_where_the_disk_is_full_nothing_is_half_there_and_it_goes_on_later(
     assert [read_stored(tmp_path, record) for record in (a, b)] == [data_of(a), data_of(b)]
 
 
+def test_a_line_holds_names_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes(disk.json_line({"where": "a\udcff.jsonl:1"}))
+    assert [value for _, _, value in json_lines(tmp_path / "lines")] == [{"where": "a\udcff.jsonl:1"}]
+
+
 def test_a_growing_file_cuts_what_was_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = GrowingFile(tmp_path / "lines")
     assert file.append(b'{"a": 1}\n') == 0

@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from interlace.bulk.sink import replace_file
+from interlace.bulk.disk import replace_file
+from interlace.bulk.stores import read_stored
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def write_contact_sheet(folder: Path, records: Sequence[Mapping[str, Any]], titl
     """
     step = max(1.0, len(records) / MAX_TILES)
     chosen = [records[int(position * step)] for position in range(min(MAX_TILES, len(records)))]
-    tiles = [(image, record) for record in chosen if (image := _thumbnail(folder / record["file"])) is not None]
+    tiles = [(image, record) for record in chosen if (image := _thumbnail(folder, record)) is not None]
     if not tiles:
         return None
     shown = "" if len(chosen) == len(records) else f" · {len(chosen)} of {len(records)} images"
@@ -81,17 +82,17 @@ def _draw_tile(
 
 
 def _facts(record: Mapping[str, Any]) -> str:
-    name = str(record["file"]).removesuffix(".png")
+    name = Path(record["file"]).stem
     size = f" · {record['width']}x{record['height']}" if "width" in record else ""
     return f"{name}{size} · seed {record.get('seed')}"
 
 
-def _thumbnail(path: Path) -> Image.Image | None:
+def _thumbnail(folder: Path, record: Mapping[str, Any]) -> Image.Image | None:
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(read_stored(folder, record))) as image:
             picture = image.convert("RGB")
     except OSError as error:
-        logger.warning("%s is not on the contact sheet: %s", path, error)
+        logger.warning("%s is not on the contact sheet: %s", folder / record["file"], error)
         return None
     scale = min(_TILE / picture.width, _TILE / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -103,7 +103,8 @@ def _half(file: IO[bytes], data: bytes) -> None:
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode()
+    # A file name that is no text (a lone surrogate) is written as the escape that JSON has for it.
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, bytes, Any]]:

@@ -40,6 +40,9 @@ class Failures:
         self._earlier.discard(_key(line))
         self._file.append(json_line(line))
 
+    def lines(self) -> list[dict[str, Any]]:
+        return list(self._lines.values())
+
     def forget(self, name: str) -> None:
         """This image is made."""
         self._lines.pop(name, None)

@@ -1,15 +1,20 @@
-"""What a bulk run tells its user: on stderr before and after the work, and in `summary.json`."""
+"""What a bulk run tells its user: on stderr before and after the work, and in files beside the images."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from interlace import __version__
 from interlace.bulk.contact_sheet import write_contact_sheet
+from interlace.bulk.disk import why_not_written
+from interlace.bulk.export import export_parquet as write_parquet
+from interlace.bulk.html import write_page
 from interlace.bulk.plan import Survey
 from interlace.bulk.progress import Tally
 from interlace.bulk.sink import FAILURES, Sink
+from interlace.bulk.summary import forwards_figures, peak_memory, seconds_per_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,35 +45,93 @@ def announce(found: Survey, sink: Sink) -> None:
     if found.num_done:
         _say(f"{found.num_done} of {len(found.names)} images are there already")
     if found.num_changed:
-        _say(f"{found.num_changed} images are made again: their parameters or the model changed since")
+        _say(f"{found.num_changed} images are made again: their parameters, the model or the format changed since")
 
 
-def report(found: Survey, tally: Tally, sink: Sink, model: str, facts: Mapping[str, Any], result: Result) -> None:
-    """After the work: the contact sheet, the summary, and two lines for the user."""
-    records = [sink.records[name] for name in found.names if name in sink.records]
-    sheet = write_contact_sheet(sink.folder, records, f"{model} · {len(records)} images")
+def report(
+    found: Survey,
+    tally: Tally,
+    sink: Sink,
+    model: str,
+    facts: Mapping[str, Any],
+    result: Result,
+    *,
+    html: bool = True,
+    export_parquet: bool = False,
+    only_found: bool = True,
+) -> None:
+    """After the work: the files that tell of it, and a few lines for the user. A full disk is told and does no harm.
+
+    They tell of the images of `found`, or where these were only a choice of the input, of all that are there.
+    """
+    names = [name for name in found.names if name in sink.records] if only_found else list(sink.records)
+    records = [sink.records[name] for name in names]
     left = found.num_to_do - tally.done - tally.failed
-    summary = {
+    summary = summarize(found, tally, sink, records, model, facts, result)
+    title = f"{model} · {len(records)} images"
+    written = [_tried(sink.folder, lambda: write_contact_sheet(sink.folder, records, title))]
+    if html:
+        failures = sink.failures()
+        written.append(_tried(sink.folder, lambda: write_page(sink.folder, records, failures, summary)))
+    if export_parquet:
+        written.append(_tried(sink.folder, lambda: write_parquet(sink.folder, records)))
+    _tried(sink.folder, lambda: sink.write_summary(summary))
+    parts = [f"{tally.done} images made", f"{found.num_done} there already", f"{result.num_failed} failed"]
+    parts += [f"{left} left for the next run"] if left else []
+    speed = f" ({tally.done / facts['seconds']:.2f} images/s)" if tally.done and facts["seconds"] else ""
+    _say(f"{', '.join(parts)}; {facts['seconds']:.1f} s{speed}")
+    if result.fatal:
+        _say(f"error: stopped early: {result.fatal}")
+    shown = [path.name for path in written if path is not None]
+    if shown:
+        _say(f"see {sink.folder}: {', '.join(shown)}")
+
+
+def summarize(
+    found: Survey,
+    tally: Tally,
+    sink: Sink,
+    records: Iterable[Mapping[str, Any]],
+    model: str,
+    facts: Mapping[str, Any],
+    result: Result,
+) -> dict[str, Any]:
+    """`throughput` is images made / seconds of the whole command, loading the model included; `images_per_s` leaves
+    out what came before the first image was asked for."""
+    by_kind = dict(tally.failed_by_kind)
+    if found.bad:
+        by_kind["bad row"] = len(found.bad)
+    seconds = facts["seconds"]
+    return {
         "model": model,
         "rows": found.num_rows,
         "images": len(found.names),
         "done": tally.done,
         "already_done": found.num_done,
         "remade": found.num_changed,
+        "retried": tally.retried,
         "failed": result.num_failed,
+        "failed_by_kind": by_kind,
         "bad_rows": len(found.bad),
-        "left": left,
+        "left": found.num_to_do - tally.done - tally.failed,
+        "throughput": round(tally.done / seconds, 4) if seconds else 0.0,
         "images_per_s": round(tally.images_per_s, 4),
+        "seconds_per_image": seconds_per_image(records),
+        **forwards_figures(facts),
+        **peak_memory(),
+        "format": sink.options.encoding.label,
+        "layout": sink.options.layout,
         "exit_status": result.exit_status,
         "fatal": result.fatal,
         "interlace": __version__,
         **facts,
     }
-    sink.write_summary(summary)
-    parts = [f"{tally.done} images made", f"{found.num_done} there already", f"{result.num_failed} failed"]
-    parts += [f"{left} left for the next run"] if left else []
-    _say(f"{', '.join(parts)}; {facts['seconds']:.1f} s")
-    if result.fatal:
-        _say(f"error: stopped early: {result.fatal}")
-    if sheet is not None:
-        _say(f"see {sheet}")
+
+
+def _tried(folder: Path, write: Callable[[], Path | None]) -> Path | None:
+    """The images are what matters: what only tells of them may be missing."""
+    try:
+        return write()
+    except OSError as error:
+        _say(f"warning: {why_not_written(folder, error)}")
+        return None

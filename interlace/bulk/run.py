@@ -48,7 +48,10 @@ def run_bulk(
     made = make_images(jobs_to_do(rows, sink, options), found.num_to_do, sink, options, open_generator)
     result = Result(num_failed=len(found.bad) + made.tally.failed, stopped_by=made.stopped_by, fatal=made.fatal)
     facts = {**made.facts, "seconds": round(time.perf_counter() - started, 3)}
-    report(found, made.tally, sink, options.model.model, facts, result)
+    if options.every_row and result.stopped_by is None and result.fatal is None:
+        sink.forget_earlier_failures()
+    files = {"html": options.html, "export_parquet": options.export_parquet, "only_found": options.every_row}
+    report(found, made.tally, sink, options.model.model, facts, result, **files)
     return result
 
 

@@ -191,6 +191,11 @@ class Sink:
         with self._lock:
             self._failures.add(where, error, kind, attempts)
 
+    def failures(self) -> list[dict[str, Any]]:
+        """What is listed now, by this run and by earlier ones."""
+        with self._lock:
+            return self._failures.lines()
+
     def forget_earlier_failures(self) -> None:
         """This run went over every row: what earlier runs listed is out of date."""
         with self._lock:
@@ -198,7 +203,7 @@ class Sink:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-        replace_file(self._path(SUMMARY), text.encode(), self._temporary)
+        replace_file(self._path(SUMMARY), text.encode(errors="backslashreplace"), self._temporary)
 
     def close(self) -> None:
         """What is left to tidy up is left to the next run where the disk does not take it."""
