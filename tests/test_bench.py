@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from interlace import Engine
+from interlace.bench.batch_curve import batch_curve
+from interlace.bench.latency import latency, percentile
 from interlace.bench.throughput import throughput
+from interlace.bench.workloads import make_requests
 from interlace.errors import InvalidRequestError
+from interlace.models.loader import load_model
 from tests.tiny import save_tiny_flux
 
 KEYS = {
@@ -32,3 +37,46 @@ def test_an_unknown_workload_is_refused_with_the_known_ones(tmp_path: Path) -> N
     save_tiny_flux(tmp_path)
     with pytest.raises(InvalidRequestError, match="expected one of uniform, mixed"):
         throughput(model_name=str(tmp_path), workload="heavy")
+
+
+@pytest.mark.parametrize("workload", ["small", "turbo", "dataset-c"])
+def test_workloads_repeat_and_fit_the_model(workload: str) -> None:
+    model = load_model("demo")
+    one, again = (make_requests(model, workload, 5, seed=3) for _ in range(2))
+    for first, second in zip(one, again, strict=True):
+        assert {k: v for k, v in first.items() if k != "generator"} == {
+            k: v for k, v in second.items() if k != "generator"
+        }
+        assert 64 <= first["height"] <= 192
+        assert first["height"] % 16 == 0
+
+
+def test_edits_need_a_model_that_takes_images() -> None:
+    with pytest.raises(InvalidRequestError, match="takes no images"):
+        make_requests(load_model("demo"), "edit", 1, seed=0)
+    request = make_requests(load_model("demo-edit"), "edit", 1, seed=0)[0]
+    assert request["image"].size == (request["width"], request["height"])
+
+
+def test_latency_replays_the_same_arrivals_for_every_way(capsys: pytest.CaptureFixture[str]) -> None:
+    latency(workload="turbo", num_requests=3, loads=(1.0,), max_num_seqs=4)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    ways = result["loads"]["1.0"]
+    assert set(ways) == {"interlace", "request", "sequential"}
+    assert all(w["p50_s"] <= w["p95_s"] <= w["p99_s"] and 0 <= w["attained"] <= 1 for w in ways.values())
+    assert result["capacity_per_s"] > 0
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = [float(i) for i in range(1, 101)]
+    assert [percentile(values, q) for q in (50, 95, 99, 100)] == [50.0, 95.0, 99.0, 100.0]
+    assert percentile([3.0], 95) == 3.0
+
+
+def test_a_profile_is_known_to_the_next_engine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    batch_curve(sizes=(64,), max_rows=2, repeats=1, save=True, plot=tmp_path / "curve.png")
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    model = load_model("demo")
+    with Engine(model.pipeline) as engine:
+        assert set(engine.stats()["cost"]) == set(result["curves"])
+    assert (tmp_path / "curve.png").stat().st_size > 1000

@@ -1,7 +1,6 @@
 """`interlace bench throughput`: the same requests run by stock diffusers, as waves, and by Interlace, in one run."""
 
 import json
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterable
@@ -11,10 +10,10 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
+from interlace.bench.machine import describe_machine
 from interlace.bench.workloads import make_requests
 from interlace.engine.thread import Engine
 from interlace.errors import InvalidRequestError
@@ -41,6 +40,8 @@ def throughput(
     for name, value in (("num_requests", num_requests), ("repeats", repeats), ("max_num_seqs", max_num_seqs)):
         if value < 1:
             raise InvalidRequestError(f"{name} is {value}; expected at least 1", name)
+    if workload == "edit" and model_name == "demo":
+        model_name = "demo-edit"
     model = load_model(model_name, dtype=torch_dtype, device=device)
     result = measure(model, workload, num_requests=num_requests, repeats=repeats, max_num_seqs=max_num_seqs, seed=seed)
     line = json.dumps(result)
@@ -80,10 +81,7 @@ def measure(
         "num_requests": num_requests,
         "repeats": repeats,
         "max_num_seqs": max_num_seqs,
-        "device": _device_name(pipeline.device),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "model": model.name,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        **describe_machine(model),
         "seconds": {name: round(value, 3) for name, value in medians.items()},
         "requests_per_second": round(num_requests / medians["interlace"], 3),
         **{f"ratio_vs_{name}": _paired_ratio(seconds, name) for name in ("sequential", "static", "request")},
@@ -139,6 +137,8 @@ def _static(pipeline: Any, batch: Requests, max_batch: int) -> Images:
     groups: dict[Any, list[int]] = {}
     for index, kwargs in enumerate(batch):
         key = {name: value for name, value in kwargs.items() if name not in _PER_REQUEST}
+        if "image" in key:
+            key["image"] = id(key["image"])  # stock pipelines take one picture a call
         key["negative_prompt"] = kwargs.get("negative_prompt") is not None
         groups.setdefault(tuple(sorted(key.items(), key=lambda item: item[0])), []).append(index)
     images: dict[int, np.ndarray[Any, Any]] = {}
@@ -156,12 +156,6 @@ def _one_static(pipeline: Any, chunk: Requests) -> Iterable[np.ndarray[Any, Any]
         joined[name] = None if values[0] is None else values
     images: Iterable[np.ndarray[Any, Any]] = pipeline(**joined).images
     return images
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
 
 
 def _print_table(result: dict[str, Any]) -> None:

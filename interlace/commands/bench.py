@@ -37,7 +37,9 @@ def throughput(
     model_name
         A directory, a hub id, or "demo".
     workload
-        uniform (equal requests) or mixed (steps 8 to 30, guidance 1 to 7, three sizes).
+        uniform (equal requests), mixed (steps 8 to 30, guidance 1 to 7, three sizes), small (half to full size),
+        turbo (4 steps), long (50 steps), edit (pictures and instructions; with --model-name demo: demo-edit),
+        dataset-c (the mix of vLLM-Omni's serving benchmark, scaled to the model's size).
     num_requests
         How many requests each way gets.
     repeats
@@ -67,3 +69,118 @@ def throughput(
         device=device,
         output=output,
     )
+
+
+@bench.command
+def latency(
+    *,
+    model_name: Annotated[str, Parameter(alias="--model")] = "demo",
+    workload: str = "mixed",
+    num_requests: int = 48,
+    loads: Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative=())] = (0.4, 0.6, 0.8, 1.0),
+    slo: float = 3.0,
+    max_num_seqs: int = 16,
+    policy: str = "fifo",
+    seed: int = 0,
+    output: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Random (Poisson) arrivals: how long requests take through Interlace, in waves, and one by one.
+
+    ```text
+    interlace bench latency --num-requests 64 --loads 0.5 0.8 --plot latency.png
+    ```
+
+    Parameters
+    ----------
+    model_name
+        A directory, a hub id, or "demo".
+    workload
+        As for `throughput`.
+    num_requests
+        Arrivals at each load.
+    loads
+        Arrival rates, as shares of what Interlace gets through when all requests are there from the start.
+    slo
+        The latency that a request may have, as a multiple of its own time alone.
+    max_num_seqs
+        Requests in flight at once.
+    policy
+        fifo, sjf or deadline.
+    seed
+        Of workload and arrivals.
+    output
+        A file for the JSON object as well.
+    plot
+        A PNG of p95 latency by load.
+    """
+    from interlace.bench.latency import latency as measure
+
+    without_bars()
+    measure(model_name=model_name, workload=workload, num_requests=num_requests, loads=loads, slo=slo,
+            max_num_seqs=max_num_seqs, policy=policy, seed=seed, output=output, plot=plot)  # fmt: skip
+
+
+@bench.command(name="batch-curve")
+def batch_curve(
+    *,
+    model_name: Annotated[str, Parameter(alias="--model")] = "demo",
+    sizes: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative=())] = (),
+    max_rows: int = 16,
+    repeats: int = 5,
+    output: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """What a forward of every module costs by its number of rows, beside a large matrix product on this device.
+
+    ```text
+    interlace bench batch-curve --sizes 64 128 --plot curve.png
+    ```
+
+    Parameters
+    ----------
+    model_name
+        A directory, a hub id, or "demo".
+    sizes
+        Pixels a side; the model's default size where left out.
+    max_rows
+        Up to how many rows.
+    repeats
+        Runs of each; the fastest counts.
+    output
+        A file for the JSON object as well.
+    plot
+        A PNG of the gain by rows.
+    """
+    from interlace.bench.batch_curve import batch_curve as measure
+
+    without_bars()
+    measure(model_name=model_name, sizes=sizes, max_rows=max_rows, repeats=repeats, output=output, plot=plot)
+
+
+@bench.command
+def profile(
+    *,
+    model_name: Annotated[str, Parameter(alias="--model")] = "demo",
+    sizes: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative=())] = (),
+    max_rows: int = 16,
+) -> None:
+    """Measure what forwards cost and keep it, so that the engine needn't find out while it works.
+
+    ```text
+    interlace bench profile --model-name demo --sizes 64 96 128
+    ```
+
+    Parameters
+    ----------
+    model_name
+        A directory, a hub id, or "demo".
+    sizes
+        Pixels a side; the model's default size where left out.
+    max_rows
+        Up to how many rows.
+    """
+    from interlace.bench.batch_curve import batch_curve as measure
+
+    without_bars()
+    measure(model_name=model_name, sizes=sizes, max_rows=max_rows, save=True)

@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -40,7 +39,7 @@ class Engine:
             raise InvalidRequestError(f"Engine got a {type(pipeline).__name__}; expected a loaded DiffusionPipeline")
         self.pipeline = pipeline
         self.config = config or EngineConfig(**options)
-        self._core = EngineCore(pipeline, self.config, CostModel(_cost_file(pipeline)))
+        self._core = EngineCore(pipeline, self.config, costs_of(pipeline))
         self._inbox: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._live: dict[str, Ticket] = {}
@@ -138,6 +137,11 @@ class Engine:
             for ticket in list(self._live.values())
         ]
 
+    @property
+    def is_open(self) -> bool:
+        """False once it was closed, or its thread has ended."""
+        return self._dead is None
+
     def forwarding(self) -> tuple[str, ...]:
         """The requests that share the current forward, or the last one while others run; empty when idle."""
         return self._core.forwarding
@@ -199,13 +203,13 @@ class Engine:
         self._core.close(dead)
 
 
-def _cost_file(pipeline: DiffusionPipeline) -> Path:
-    """Measured costs are good for one device, one architecture, one precision and one version of torch."""
+def costs_of(pipeline: DiffusionPipeline) -> CostModel:
+    """What was measured before with this device, architecture, precision and version of torch."""
     device, modules = pipeline.device, modules_of(pipeline)
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}{torch.get_num_threads()}"
     millions = "-".join(f"{sum(p.numel() for p in module.parameters()) / 1e6:.3g}" for module in modules.values())
     dtype = str(pipeline.dtype).removeprefix("torch.")
-    return cost_file(on, f"{type(pipeline).__name__}-{millions}", dtype, torch.__version__)
+    return CostModel(cost_file(on, f"{type(pipeline).__name__}-{millions}", dtype, torch.__version__))
 
 
 def _seed_of(kwargs: Mapping[str, Any]) -> int:

@@ -1,0 +1,172 @@
+"""`interlace bench batch-curve` and `profile`: what a forward of each module costs by its number of rows."""
+
+import json
+import statistics
+import sys
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from interlace.bench.machine import describe_machine
+from interlace.bench.workloads import make_requests
+from interlace.config import EngineConfig
+from interlace.engine.ambient import Ambient
+from interlace.engine.call import ModuleCall
+from interlace.engine.cost import CostModel
+from interlace.engine.engine import EngineCore
+from interlace.engine.fuse import fuse
+from interlace.engine.thread import costs_of
+from interlace.engine.ticket import Ticket
+from interlace.errors import EngineClosedError, InvalidRequestError
+from interlace.models.loader import LoadedModel, load_model
+
+_GEMM = 1024  # rows and columns of the matrices that say what the device gives
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One shape's seconds by rows, and the floating point operations of one row."""
+
+    shape: str
+    seconds: dict[int, float]
+    flops: float
+
+
+def batch_curve(
+    *,
+    model_name: str = "demo",
+    sizes: tuple[int, ...] = (),
+    max_rows: int = 16,
+    repeats: int = 5,
+    save: bool = False,
+    output: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Measure every module at 1, 2, 4, ... `max_rows` rows, at each of `sizes` pixels a side.
+
+    With `save` the engine knows these costs from then on. Prints a table on stderr and one JSON object on stdout.
+    """
+    if max_rows < 1 or repeats < 1 or any(size < 16 for size in sizes):
+        raise InvalidRequestError(f"got max_rows {max_rows}, repeats {repeats}, sizes {sizes}; expected 1, 1, 16 px")
+    model = load_model(model_name)
+    model.pipeline.set_progress_bar_config(disable=True)
+    peak = gemm_flops(model.pipeline.device, model.pipeline.dtype)
+    curves: dict[str, Curve] = {}
+    for size in sizes or (int(model.defaults.get("height", 512)),):
+        for call in one_call_of_each(model, size):
+            if call.shape not in curves:
+                curves[call.shape] = measured(call, max_rows, repeats)
+    if save:
+        _keep(curves.values(), costs_of(model.pipeline))
+    result = {
+        **describe_machine(model),
+        "gemm_gflops": round(peak / 1e9, 2),
+        "curves": {curve.shape: _figures(curve, peak) for curve in curves.values()},
+    }
+    _print_table(result)
+    if plot is not None:
+        _plot(curves.values(), plot)
+    line = json.dumps(result)
+    if output is not None:
+        output.write_text(line + "\n", encoding="utf-8")
+    print(line)
+
+
+@torch.no_grad()
+def gemm_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating point operations a second of a large matrix product: the practical limit of the device."""
+    a = torch.randn(_GEMM, _GEMM, device=device).to(dtype)
+    best = min(_seconds(lambda: a @ a, device) for _ in range(8))
+    return 2.0 * _GEMM**3 / best
+
+
+def one_call_of_each(model: LoadedModel, size: int) -> list[ModuleCall]:
+    """A call of every module, by shape, as one request of the pipeline makes them."""
+    kwargs = make_requests(model, "uniform", 1, 0)[0] | {"height": size, "width": size, "num_inference_steps": 2}
+    core = EngineCore(model.pipeline, EngineConfig())
+    found: dict[str, ModuleCall] = {}
+    ticket = Ticket("profile", kwargs, Ambient(0), Future())
+    core.add([ticket])
+    try:
+        with torch.no_grad():
+            while core.step() is not None:
+                if ticket.call is not None and not ticket.call.unfusable:
+                    found.setdefault(ticket.call.shape, ticket.call)
+    finally:
+        core.close(EngineClosedError("profiled"))
+    if (error := ticket.future.exception()) is not None:
+        raise error
+    return list(found.values())
+
+
+@torch.no_grad()
+def measured(call: ModuleCall, max_rows: int, repeats: int) -> Curve:
+    """Seconds of forwards of `call` beside copies of itself: the fastest of `repeats`, after one that doesn't count."""
+    seconds: dict[int, float] = {}
+    device = next(leaf.device for leaf in call.leaves if isinstance(leaf, torch.Tensor))
+    copies = 1
+    while copies * call.rows <= max(max_rows, call.rows):
+        args, kwargs = fuse([call] * copies)
+        run = lambda: call.target.run(*args, **kwargs)  # noqa: E731, B023
+        run()
+        seconds[copies * call.rows] = min(_seconds(run, device) for _ in range(repeats))
+        copies *= 2
+    with FlopCounterMode(display=False) as counter:
+        call.target.run(*call.args, **call.kwargs)
+    return Curve(call.shape, seconds, counter.get_total_flops() / call.rows)
+
+
+def _seconds(run: Any, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter() - start
+
+
+def _keep(curves: Any, cost: CostModel) -> None:
+    for curve in curves:
+        for rows, seconds in curve.seconds.items():
+            for _ in range(3):
+                cost.observe(curve.shape, rows, seconds)
+    cost.save()
+
+
+def _figures(curve: Curve, peak: float) -> dict[str, Any]:
+    first = min(curve.seconds)
+    alone = curve.seconds[first] / first
+    return {
+        "ms": {str(rows): round(1000 * s, 3) for rows, s in curve.seconds.items()},
+        "gain": {str(rows): round(alone * rows / s, 2) for rows, s in curve.seconds.items()},
+        "gflop_per_row": round(curve.flops / 1e9, 3),
+        "of_gemm": {str(rows): round(curve.flops * rows / s / peak, 3) for rows, s in curve.seconds.items()},
+    }
+
+
+def _print_table(result: dict[str, Any]) -> None:
+    title = f"{result['model']}, {result['device']}; a large matrix product runs at {result['gemm_gflops']:.0f} GFLOP/s"
+    table = Table("module", "rows", "ms", "gain over one row", "of the matrix product", title=title)
+    for shape, figures in result["curves"].items():
+        for index, (rows, ms) in enumerate(figures["ms"].items()):
+            name = shape.split(" ")[0] if index == 0 else ""
+            table.add_row(name, rows, f"{ms:.1f}", f"{figures['gain'][rows]:.2f}x", f"{figures['of_gemm'][rows]:.0%}")
+    Console(file=sys.stderr).print(table)
+
+
+def _plot(curves: Any, path: Path) -> None:
+    from interlace.bench.plots import lines
+
+    series = {}
+    for curve in curves:
+        alone = statistics.mean(s / rows for rows, s in curve.seconds.items() if rows == min(curve.seconds))
+        series[curve.shape.split(" ")[0]] = [(rows, alone * rows / s) for rows, s in curve.seconds.items()]
+    lines(path, series, "rows in a forward", "gain over one row at a time")
