@@ -23,7 +23,7 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 _FOLDER, _GATE = ".lock", ".lock-gate"
-_ORPHANS_S = 5.0  # workers whose parent was killed notice it and end
+_ORPHANS_S = 2.0  # workers whose parent was killed notice it and end
 
 
 class FolderLock:

@@ -20,11 +20,11 @@ from interlace.bulk.rows import Row
 from interlace.bulk.shards import ShardRows
 from interlace.bulk.sink import Sink
 from interlace.bulk.worker import Orders, Work, run_shard
-from interlace.bulk.workers import Outcome, Workers, own_command
+from interlace.bulk.workers import Outcome, Workers
 
 
-def run_node(work: Work, placement: Placement, arguments: Sequence[str]) -> int:
-    """Makes this node's images; returns the exit status. `arguments` are the command line, for worker processes.
+def run_node(work: Work, placement: Placement, command: Sequence[str]) -> int:
+    """Makes this node's images; returns the exit status. `command` is what is being run, for worker processes.
 
     Raises `InvalidRequestError` where no row can be used, or the folder is taken.
     """
@@ -34,7 +34,7 @@ def run_node(work: Work, placement: Placement, arguments: Sequence[str]) -> int:
     try:
         num_jobs = _look(work, placement)
         if placement.has_workers and num_jobs:
-            outcome = Workers(own_command(arguments), placement, lock.descriptors).run(num_jobs)
+            outcome = Workers(command, placement, lock.descriptors).run(num_jobs)
         else:
             result = run_shard(work, Orders(shard=placement.node))
             outcome = Outcome(result.exit_status, result.stopped_by, result.fatal)

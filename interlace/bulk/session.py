@@ -78,7 +78,7 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
     for note in placement.notes:
         sys.stderr.write(note + "\n")
     if not placement.is_alone:
-        return run_node(work, placement, ARGUMENTS.get())
+        return run_node(work, placement, [sys.executable, "-m", "interlace", *ARGUMENTS.get()])
     with Sink(folder, overwrite=overwrite, options=sink_options) as sink:
         return run_bulk(chosen, sink, options, work.open_generator).exit_status
 

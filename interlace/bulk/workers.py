@@ -9,7 +9,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,8 @@ from interlace.bulk.progress import ProgressView, Tally
 from interlace.bulk.worker import VARIABLE, Orders
 
 MAX_DEATHS_OF_IMAGE = 3  # then it has failed
-MAX_DEATHS_IN_A_ROW = 5  # of one worker, with nothing finished in between
+MAX_DEATHS_IN_A_ROW = 10  # of one worker, with no image finished in between
+MAX_DEATHS_AT_START = 3  # in a row, before the first image: a worker that can't live
 _POLL_S = 0.2
 _DRAIN_S = 2.0  # for what a dead worker still said
 
@@ -45,7 +45,7 @@ class Worker:
         self._under_way: dict[str, None] = {}
         self._deaths: Counter[str] = Counter()
         self._condemned: dict[str, str] = {}
-        self._deaths_in_a_row = 0
+        self._deaths_in_a_row = self._deaths_at_start = 0
         self._has_ended = False
 
     def note(self, event: Event) -> None:
@@ -82,9 +82,9 @@ class Worker:
             self._deaths[name] += 1
             if self._deaths[name] >= MAX_DEATHS_OF_IMAGE:
                 self._condemned[name] = f"the process died {self._deaths.pop(name)} times at this image ({why})"
-                self._deaths_in_a_row = 0
+        self._deaths_at_start = 0 if self._under_way else self._deaths_at_start + 1
         self._under_way.clear()
-        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
+        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW or self._deaths_at_start >= MAX_DEATHS_AT_START:
             self.status = 1
             self.fatal = f"a process died {self._deaths_in_a_row} times in a row and finished nothing ({why})"
             return self.fatal
@@ -250,7 +250,3 @@ class Workers:
         for worker in self.workers:
             if worker.process is not None and worker.process.poll() is None:
                 worker.process.send_signal(number)
-
-
-def own_command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "interlace", *arguments]

@@ -1,0 +1,77 @@
+"""A bulk command without a model, for tests of many processes: `python sharded.py FOLDER NUM_IMAGES [FLAGS]`.
+
+Takes the flags of nodes and processes, and --fail NAME.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App
+from fake_generator import BROKEN, FakeGenerator
+
+from interlace.bulk.flags import NodeFlags
+from interlace.bulk.node import run_node
+from interlace.bulk.nodes import place
+from interlace.bulk.plan import RunOptions
+from interlace.bulk.rows import Job, Rows
+from interlace.bulk.run import run_bulk
+from interlace.bulk.sink import ModelId, Sink, SinkOptions
+from interlace.bulk.worker import Work, is_worker, run_worker
+from interlace.errors import InvalidRequestError
+from interlace.request import SamplingParams
+
+app = App(result_action="return_value")
+
+
+class SlowGenerator(FakeGenerator):
+    """Makes one image at a time, as an engine with a batch size of one."""
+
+    def __init__(self, seconds: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.seconds = seconds
+
+    def submit(self, job: Job) -> Any:
+        time.sleep(self.seconds)
+        return super().submit(job)
+
+
+@app.default
+def main(
+    folder: Path,
+    num_images: int,
+    *,
+    nodes: NodeFlags = NodeFlags(),  # noqa: B008
+    fail: str = "",
+    seconds: float = 0.0,
+    overwrite: bool = False,
+    seed: int = 0,
+) -> int:
+    rows = Rows.from_prompts([f"prompt {number}" for number in range(num_images)], SamplingParams())
+    work = Work(
+        rows=rows,
+        folder=folder,
+        options=RunOptions(model=ModelId(model="fake"), max_num_seqs=2, base_seed=seed),
+        sink_options=SinkOptions(),
+        overwrite=overwrite,
+        open_generator=lambda: SlowGenerator(seconds, faults={fail: BROKEN}),
+    )
+    try:
+        if is_worker():
+            return run_worker(work)
+        placement = place(nodes)
+        if not placement.is_alone:
+            return run_node(work, placement, [sys.executable, __file__, *sys.argv[1:]])
+        with Sink(folder, overwrite=overwrite) as sink:
+            return run_bulk(rows, sink, work.options, work.open_generator).exit_status
+    except InvalidRequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    status = app(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(status)
