@@ -14,6 +14,7 @@ from interlace import __version__
 from interlace.commands.bench import bench
 from interlace.commands.generate import t2i
 from interlace.commands.info import info
+from interlace.commands.serve import serve
 from interlace.commands.invocation import ARGUMENTS
 from interlace.errors import InterlaceError, InvalidRequestError, ModelLoadError
 from interlace.flags import FlagFile
@@ -41,6 +42,7 @@ app = App(
 app.command(t2i, help_epilogue=_STATUS_HELP + "\n" + _FLAGS_HELP)
 app.command(info)
 app.command(bench)
+app.command(serve)
 
 
 def run(arguments: Sequence[str]) -> int:

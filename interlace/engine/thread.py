@@ -119,6 +119,7 @@ class Engine:
             "out_of_memory": counts.out_of_memory,
             "requests": {**core.finished, "live": len(self._live)},
             "skipped": core.num_skipped,
+            "prompt_cache": core.prompt_cache.stats() if core.prompt_cache is not None else None,
             "cost": core.cost.describe(),
             "seconds": {"forward": forward_s, "strand": strand_s, "engine": loop_s - forward_s - strand_s},
         }

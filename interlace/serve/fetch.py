@@ -1,0 +1,57 @@
+"""Fetches a file from a URL that a stranger named: public addresses only, no redirects, within a size and a time."""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+from urllib.parse import urlsplit
+
+
+def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
+    """The body behind `url`. Blocks; at most `timeout_s` seconds and `max_bytes` bytes.
+
+    The name is resolved once and the connection goes to that very address, so that a second answer of the name
+    server can't lead inside. Raises OSError or ValueError with a reason.
+    """
+    parts = urlsplit(url)
+    host, secure = parts.hostname, parts.scheme == "https"
+    if parts.scheme not in ("http", "https") or not host or parts.username:
+        raise ValueError("expected http(s)://host/path without user names")
+    raw = socket.create_connection(public_address(host, parts.port or (443 if secure else 80)), timeout=timeout_s)
+    late = threading.Timer(timeout_s, raw.shutdown, [socket.SHUT_RDWR])  # each read alone could take that long
+    late.start()
+    try:
+        connection = http.client.HTTPConnection(host, parts.port)
+        connection.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=host) if secure else raw
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", path, headers={"User-Agent": "interlace", "Accept": "image/*"})
+        return _read(connection.getresponse(), max_bytes)
+    except http.client.HTTPException as error:
+        raise OSError(f"the answer was not understood or took too long: {type(error).__name__}") from error
+    finally:
+        late.cancel()
+        raw.close()
+
+
+def public_address(host: str, port: int) -> tuple[str, int]:
+    """An address of `host` to connect to. Raises ValueError when any of its addresses is not a public one."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise OSError(f"{host} has no address") from error
+    addresses = [ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found]
+    for address in addresses:
+        inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
+        if not (address.is_global and inner.is_global) or inner.is_multicast:
+            raise ValueError(f"{host} is not a public address")
+    return str(addresses[0]), port
+
+
+def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    if response.status != 200:
+        raise OSError(f"the answer was {response.status}; expected 200 (redirects are not followed)")
+    data = response.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes} bytes")
+    return data

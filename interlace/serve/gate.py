@@ -1,0 +1,122 @@
+"""What every HTTP request passes: an id, the key, the size of its body and the time it takes, one line in the log."""
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+from time import perf_counter
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from interlace.serve.auth import Keys
+from interlace.serve.errors import ApiError
+from interlace.serve.metrics import ServerMetrics
+from interlace.serve.settings import ServeSettings
+
+logger = logging.getLogger("interlace.serve")
+access = logging.getLogger("interlace.access")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_QUIET = ("/health", "/liveness", "/metrics", "/v1/stats", "/static/")  # asked for all the time
+
+
+class Gate:
+    """The outermost ASGI layer. Answers by itself what may not pass, and whatever was raised unawares."""
+
+    def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys, metrics: ServerMetrics) -> None:
+        self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        visit = _Visit(self, scope, receive, send)
+        try:
+            visit.admit()
+            await self.app(scope, visit.receive, visit.send)
+        except ApiError as error:
+            await visit.answer(error)
+        except (TimeoutError, OSError) as error:
+            visit.note["error"] = f"the client went away ({type(error).__name__})"
+        except Exception as error:
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            text = f"unexpected {type(error).__name__}; the server's log says more"
+            await visit.answer(ApiError(500, text, code="internal_error", headers={"x-should-retry": "false"}))
+        finally:
+            visit.log()
+
+
+class _Visit:
+    """One HTTP request on its way through the gate."""
+
+    def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
+        self.gate, self.scope, self._receive, self._send = gate, scope, receive, send
+        self.start = perf_counter()
+        self.status = 0
+        self.taken = 0  # bytes of the body so far
+        self.ended = False  # the body is in
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.id = given if _ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+        self.note: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=self.id, note=self.note)
+
+    def admit(self) -> None:
+        self.scope["state"]["client"] = self.gate.keys.client(self.scope)
+        length = Headers(scope=self.scope).get("content-length", "0")
+        if length.isdigit() and int(length) > self.gate.settings.max_body_bytes:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        if self.ended:
+            return await self._receive()
+        left = self.gate.settings.body_timeout_s - (perf_counter() - self.start)
+        try:
+            message = await asyncio.wait_for(self._receive(), max(left, 0.01))
+        except TimeoutError:
+            text = f"the body took longer than {self.gate.settings.body_timeout_s:g} s; send it faster"
+            raise ApiError(408, text, code="body_timeout", headers={"Connection": "close"}) from None
+        self.taken += len(message.get("body", b""))
+        self.ended = not message.get("more_body", False)
+        if self.taken > self.gate.settings.max_body_bytes:
+            raise self._too_large()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.id
+            headers.setdefault("X-Content-Type-Options", "nosniff")
+        await asyncio.wait_for(self._send(message), self.gate.settings.send_timeout_s)
+
+    async def answer(self, error: ApiError) -> None:
+        if self.status == 0:
+            await error.response()(self.scope, self._receive, self.send)
+
+    def _too_large(self) -> ApiError:
+        text = f"the body is larger than {self.gate.settings.max_body_mb:g} MiB; send smaller or fewer pictures"
+        return ApiError(413, text, code="body_too_large", headers={"Connection": "close"})
+
+    def log(self) -> None:
+        route = self.scope.get("route")
+        path = getattr(route, "path", None) or ("/static" if self.scope["path"].startswith("/static/") else "other")
+        self.gate.metrics.http.labels(_method(self.scope["method"]), path, str(self.status or 499)).inc()
+        if self.scope["path"].startswith(_QUIET) and self.status < 400:
+            return
+        line = {
+            "id": self.id,
+            "client": self.scope["state"].get("client"),
+            "method": self.scope["method"],
+            "path": self.scope["path"][:200],
+            "status": self.status or 499,
+            "seconds": round(perf_counter() - self.start, 4),
+            **self.note,
+        }
+        access.info("%s", json.dumps(line, ensure_ascii=False))
+
+
+def _method(method: str) -> str:
+    return method if method in ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH") else "other"

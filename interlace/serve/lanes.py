@@ -1,0 +1,129 @@
+"""Which engine serves what: one that draws, and one that edits (the same weights or others)."""
+
+import copy
+import inspect
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+
+from interlace.models.loader import LoadedModel
+from interlace.omni import AsyncOmni, Omni
+from interlace.serve.errors import ApiError, invalid
+from interlace.serve.settings import ServeSettings
+
+_SEVERAL = ("QwenImageEditPlus", "Flux2", "OmniGen")  # pipelines whose `image` may be a list of references
+_EDITS_OF = {"FluxPipeline": "FluxKontextPipeline"}  # what edits with the weights of what draws
+
+
+class Lane:
+    """One model behind its engine: what it takes, what it defaults to."""
+
+    def __init__(self, omni: AsyncOmni) -> None:
+        self.omni: Omni = omni.omni
+        self.model = self.omni.model
+        self.name = self.model.name
+        self.pipeline_name = type(self.model.pipeline).__name__
+        self.parameters = self.omni.arguments.parameters
+        self.previews = False  # whether one was seen
+        self._tokenizer = copy.deepcopy(getattr(self.model.pipeline, "tokenizer", None))  # theirs is the engine's
+        self._lock = threading.Lock()
+
+    def takes(self, name: str) -> bool:
+        """Whether the pipeline has an argument of that name."""
+        return name in self.parameters
+
+    def default(self, name: str) -> Any:
+        """What the pipeline gets when a request does not say."""
+        own = self.parameters[name].default if name in self.parameters else None
+        value = self.model.defaults.get(name, own)
+        return None if value is inspect.Parameter.empty else value
+
+    def count_tokens(self, text: str) -> int:
+        """Text tokens as the model's first tokenizer counts; 0 where it has none."""
+        if self._tokenizer is None:
+            return 0
+        with self._lock:
+            return len(self._tokenizer(text)["input_ids"])
+
+    @property
+    def makes_video(self) -> bool:
+        """Whether frames come out."""
+        return self.takes("num_frames")
+
+    @property
+    def is_kontext(self) -> bool:
+        """Whether pictures laid side by side are how it takes several."""
+        return "Kontext" in self.pipeline_name
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether an edit may be of several pictures."""
+        return self.is_kontext or self.pipeline_name.startswith(_SEVERAL)
+
+    @property
+    def max_running(self) -> int:
+        """Requests that run at once; further ones wait."""
+        return self.omni.engine.config.max_num_seqs
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """All that one server serves."""
+
+    draw: Lane
+    edit: Lane | None
+    settings: ServeSettings
+
+    @property
+    def all(self) -> list[Lane]:
+        """Each engine once."""
+        return [self.draw] if self.edit is None or self.edit is self.draw else [self.draw, self.edit]
+
+    @property
+    def names(self) -> list[str]:
+        """What a request may give as `model`."""
+        return list(dict.fromkeys([*(lane.name for lane in self.all), *self.settings.model_alias]))
+
+    def choose(self, model: str | None, *, edit: bool) -> Lane:
+        """The lane for a request. Raises `ApiError`: 404 for a model that isn't here, 400 for one that can't do it."""
+        if model and model not in self.names and not self.settings.accept_any_model:
+            text = f"model {model!r} is not served here; expected {' or '.join(self.names)}, or none"
+            raise ApiError(404, text, code="model_not_found", param="model")
+        if not edit:
+            return self.draw
+        if self.edit is None:
+            text = f"{self.draw.name} makes pictures from text alone; start the server with --edit-model NAME to edit"
+            raise invalid(text, "model", "edits_not_served")
+        return self.edit
+
+
+def make_lanes(draw: AsyncOmni, edit: AsyncOmni | None, settings: ServeSettings) -> Lanes:
+    """`edit` left out: the drawing model edits too, where its pipeline takes an image."""
+    first = Lane(draw)
+    second = Lane(edit) if edit is not None else first if first.takes("image") else None
+    return Lanes(first, second, settings)
+
+
+def editing_sibling(model: LoadedModel) -> LoadedModel | None:
+    """The pipeline that edits with the weights of `model`, sharing them; None where the model has no such defaults.
+
+    Modules are copied without their parameters, so that two engines can each intercept their own. To be called
+    before an engine is opened over `model`.
+    """
+    wanted = _EDITS_OF.get(type(model.pipeline).__name__)
+    settings = model.all_defaults
+    if wanted is None or wanted not in settings or getattr(model.pipeline, "_all_hooks", None):
+        return None  # offloading moves weights about: two engines would do so under each other's feet
+    chosen = getattr(diffusers, wanted)
+    takes = inspect.signature(chosen.__init__).parameters
+    parts = {
+        name: copy.copy(part) if isinstance(part, torch.nn.Module) else part
+        for name, part in model.pipeline.components.items()
+        if name in takes
+    }
+    name = f"{model.name}-edit"
+    limits, about = model.limits, model.description
+    return LoadedModel(name=name, pipeline=chosen(**parts), defaults=settings[wanted], limits=limits, description=about)

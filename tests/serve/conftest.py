@@ -1,0 +1,31 @@
+"""One pair of engines and one server for most of these tests."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from serve.live import Live, running
+
+from interlace import AsyncOmni
+from interlace.models.loader import load_model
+from interlace.serve.lanes import editing_sibling
+
+
+@pytest.fixture(scope="session")
+def engines() -> Iterator[tuple[AsyncOmni, AsyncOmni]]:
+    model = load_model("demo")
+    sibling = editing_sibling(model)
+    assert sibling is not None
+    draw, edit = AsyncOmni(model), AsyncOmni(sibling)
+    yield draw, edit
+    draw.omni.close()
+    edit.omni.close()
+
+
+@pytest.fixture(scope="session")
+def server(engines: tuple[AsyncOmni, AsyncOmni]) -> Iterator[Live]:
+    with running(*engines, warmup=True) as live:
+        with live.http() as http:
+            while http.get("/health").status_code != 200:
+                time.sleep(0.1)
+        yield live

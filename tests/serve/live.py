@@ -1,0 +1,73 @@
+"""A real server on a real socket, in a thread of the tests' process, over the built-in model."""
+
+import asyncio
+import base64
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from interlace import AsyncOmni
+from interlace.serve.app import create_app
+from interlace.serve.run import DrainingServer, make_server
+from interlace.serve.settings import ServeSettings
+
+SMALL = {"size": "64x64", "num_inference_steps": 2}
+
+
+class Live:
+    """A running server: its address, and what is inside."""
+
+    def __init__(self, server: DrainingServer) -> None:
+        self.server = server
+        self.state = server.config.app.state.server
+        self.url = server.url
+
+    def http(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **options)
+
+
+@contextmanager
+def running(omni: AsyncOmni, edit_omni: AsyncOmni | None = None, **options: Any) -> Iterator[Live]:
+    settings = ServeSettings(**{"port": 0, "warmup": False, "drain_s": 5.0, **options})
+    server = make_server(create_app(omni, settings, edit_omni), settings)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    while not server.url:
+        assert thread.is_alive(), "the server did not start"
+        thread.join(0.02)
+    try:
+        yield Live(server)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def png(width: int = 64, height: int = 64, colour: str = "red", mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def mask_png(width: int = 64, height: int = 64) -> bytes:
+    """Transparent, that is to be edited, on the left half."""
+    mask = Image.new("RGBA", (width, height), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, width // 2, height))
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def picture(b64: str) -> Image.Image:
+    image = Image.open(io.BytesIO(base64.b64decode(b64)))
+    image.load()
+    return image
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

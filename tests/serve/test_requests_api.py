@@ -1,0 +1,150 @@
+"""Requests as things: seen in the queue, followed, cancelled, collected."""
+
+import json
+import threading
+import time
+
+import pytest
+from serve.live import SMALL, Live, running
+
+from interlace import AsyncOmni
+
+LONG = {"prompt": "a long one", "size": "128x128", "num_inference_steps": 140, "async": True}
+
+
+def until(check, seconds: float = 30.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = check()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+def test_an_asynchronous_request_is_polled_collected_and_deleted(server: Live) -> None:
+    with server.http() as http:
+        made = http.post("/v1/images/generations", json={"prompt": "a star", **SMALL, "n": 2, "async": True})
+        assert made.status_code == 202
+        job = made.json()
+        assert job["status"] == "queued"
+        path = f"/v1/requests/{job['id']}"
+        done = until(lambda: (found := http.get(path).json())["status"] == "completed" and found)
+        assert done["progress"] == 100
+        assert done["expires_at"] > done["completed_at"] >= done["created_at"]
+        assert [http.get(f"{path}/content?index={i}").headers["content-type"] for i in (0, 1)] == ["image/png"] * 2
+        assert http.get(f"{path}/content?index=2").status_code == 400
+        assert http.delete(path).json()["deleted"] is True
+        assert http.get(path).status_code == 404
+
+
+def test_the_clients_id_names_the_request(server: Live) -> None:
+    with server.http() as http:
+        headers = {"X-Request-Id": "mine-1"}
+        got = http.post("/v1/images/generations", json={"prompt": "a star", **SMALL}, headers=headers)
+        assert got.headers["x-request-id"] == got.json()["id"] == "mine-1"
+        again = http.post("/v1/images/generations", json={"prompt": "a star", **SMALL}, headers=headers)
+        assert again.status_code == 409
+        strange = http.get("/liveness", headers={"X-Request-Id": "../../etc/passwd"})
+        assert strange.headers["x-request-id"].startswith("req-")
+
+
+def test_a_running_request_shows_its_steps_and_can_be_cancelled(server: Live) -> None:
+    with server.http() as http:
+        job_id = http.post("/v1/images/generations", json=LONG).json()["id"]
+        path = f"/v1/requests/{job_id}"
+        seen = until(lambda: (found := http.get(path).json())["step"] > 1 and found)
+        assert seen["num_steps"] == 140
+        assert seen["rows"] >= 1
+        assert job_id in [job["id"] for job in http.get("/v1/requests").json()["data"]]
+        stats = http.get("/v1/stats").json()
+        line = next(line for line in stats["running"] if line["id"] == job_id)
+        assert line["state"] == "in_progress"
+        assert line["prompt"] == "a long one"
+        assert job_id in stats["forwarding"]
+        assert http.get(f"{path}/content").status_code == 409
+        assert http.delete(path).json()["aborted"] is True
+        gone = http.get(path).json()
+        assert (gone["status"], gone["error"]["code"]) == ("failed", "aborted")
+        until(lambda: not server.state.lanes.draw.omni.engine.live())
+
+
+def test_a_waiter_hears_that_its_request_was_cancelled(server: Live) -> None:
+    answers = []
+
+    def ask() -> None:
+        with server.http(headers={"X-Request-Id": "waiter"}) as http:
+            answers.append(http.post("/v1/images/generations", json={**LONG, "async": False}))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with server.http() as http:
+        until(lambda: http.get("/v1/requests/waiter").status_code == 200)
+        http.delete("/v1/requests/waiter")
+    thread.join(20)
+    assert answers[0].status_code == 409
+    assert answers[0].json()["error"]["code"] == "aborted"
+
+
+def test_events_tell_the_whole_story(server: Live) -> None:
+    body = {"prompt": "a star", "size": "64x64", "num_inference_steps": 8, "async": True, "partial_images": 1}
+    with server.http() as http:
+        job_id = http.post("/v1/images/generations", json=body).json()["id"]
+        with http.stream("GET", f"/v1/requests/{job_id}/events") as stream:
+            lines = [line for line in stream.iter_lines() if line]
+    names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+    data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert names[0] in ("queued", "started")
+    assert names[-1] == "done"
+    assert {"started", "step", "preview", "image"} <= set(names)
+    assert all(entry["id"] == job_id for entry in data)
+    assert data[names.index("preview")]["b64_json"]
+
+
+def test_a_disconnect_aborts(server: Live) -> None:
+    import socket
+
+    body = json.dumps({**LONG, "async": False}).encode()
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += f"X-Request-Id: gone\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port))) as sock:
+        sock.sendall(head.encode() + body)
+        with server.http() as http:
+            until(lambda: http.get("/v1/requests/gone").status_code == 200)
+    with server.http() as http:
+        until(lambda: http.get("/v1/requests/gone").json()["status"] == "failed")
+    until(lambda: not server.state.lanes.draw.omni.engine.live())
+
+
+def test_positions_in_the_queue_follow_priority(engines: tuple[AsyncOmni, AsyncOmni]) -> None:
+    draw = AsyncOmni(engines[0].omni.model, max_num_seqs=1)
+    try:
+        with running(draw) as live, live.http() as http:
+            ids = [
+                http.post("/v1/images/generations", json={**LONG, "priority": priority}).json()["id"]
+                for priority in (0, 0, 5)
+            ]
+            until(lambda: http.get(f"/v1/requests/{ids[0]}").json()["status"] == "in_progress")
+            places = [http.get(f"/v1/requests/{one}").json()["position"] for one in ids]
+            assert places == [None, 2, 1]
+            for one in ids:
+                http.delete(f"/v1/requests/{one}")
+    finally:
+        draw.omni.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/requests/..%2f..%2fetc", "/v1/requests/%00", "/v1/requests/" + "x" * 5000])
+def test_strange_ids_are_not_found(server: Live, path: str) -> None:
+    with server.http() as http:
+        got = http.get(path)
+    assert got.status_code == 404
+    assert got.json()["error"]["message"]
+
+
+def test_videos_are_refused_by_a_model_that_makes_pictures(server: Live) -> None:
+    with server.http() as http:
+        got = http.post("/v1/videos", json={"prompt": "a star"})
+        assert (got.status_code, got.json()["error"]["code"]) == (400, "no_video_model")
+        assert http.get("/v1/videos").json()["data"] == []
+        assert http.get("/v1/videos/none").status_code == 404
