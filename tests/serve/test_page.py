@@ -69,7 +69,7 @@ def test_unticked_a_text_of_several_lines_is_one_prompt(visitor: Visit) -> None:
 
 def test_cancelling_takes_the_request_off_the_server(visitor: Visit, url: str) -> None:
     visitor.ask(CIRCLE, steps=60, n=6)
-    expect(visitor.page.locator("[data-state=sent]")).to_have_count(4, timeout=WAIT_MS)
+    expect(visitor.page.locator("[data-state=sent]")).to_have_count(6, timeout=WAIT_MS)
     visitor.page.get_by_role("button", name="Cancel: ").first.click()
     expect(visitor.page.locator(".card")).to_have_count(5)
     visitor.page.get_by_role("button", name="Cancel all").click()

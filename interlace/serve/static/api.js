@@ -43,23 +43,27 @@ async function errorOf(response) {
 
 /** `ask`: whether the user may be asked for a key. */
 export const get = async (path, { ask } = {}) => (await send(path, { ask })).json();
-export const cancel = (id) => send(`v1/requests/${encodeURIComponent(id)}`, { method: "DELETE" });
 
-/** Posts a body (an object goes as JSON, a FormData as it is) and yields the events of the answer. */
-export async function* stream(path, body, { id, signal }) {
+/** Cancels a request, or drops its result. */
+export const remove = (id, { keepalive } = {}) => send(`v1/requests/${id}`, { method: "DELETE", keepalive, ask: false });
+
+/** The image that a finished request made. */
+export const picture = async (id) => (await send(`v1/requests/${id}/content`)).blob();
+
+/** Posts an asynchronous request: an object goes as JSON, a FormData as it is. */
+export async function submit(path, body, id) {
   const json = !(body instanceof FormData);
-  const headers = { "X-Request-Id": id, Accept: "text/event-stream", ...(json && { "Content-Type": "application/json" }) };
-  const response = await send(path, { method: "POST", headers, body: json ? JSON.stringify(body) : body, signal });
-  for await (const data of events(response.body)) {
-    if (data === "[DONE]") return;
-    const event = JSON.parse(data);
-    if (event.error) throw new ApiError(event.error.message ?? "The request failed", 500, event.error.code);
-    yield event;
-  }
+  const headers = { "X-Request-Id": id, ...(json && { "Content-Type": "application/json" }) };
+  return (await send(path, { method: "POST", headers, body: json ? JSON.stringify(body) : body })).json();
 }
 
-/** The data of each server-sent event; comments (keep-alives) and other fields are passed over. */
-async function* events(body) {
+/** What happens to a request, as [name, data], until it ends. */
+export async function* events(id, signal) {
+  const response = await send(`v1/requests/${id}/events`, { signal });
+  yield* eventsOf(response.body);
+}
+
+async function* eventsOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
@@ -69,11 +73,17 @@ async function* events(body) {
       const blocks = (rest + value).split(/\r?\n\r?\n/);
       rest = blocks.pop();
       for (const block of blocks) {
-        const data = block.split(/\r?\n/).filter((line) => line.startsWith("data:"));
-        if (data.length) yield data.map((line) => line.slice(5).trimStart()).join("\n");
+        const data = field(block, "data");
+        if (data) yield [field(block, "event"), JSON.parse(data)];
       }
     }
   } finally {
     reader.cancel().catch(() => {});
   }
+}
+
+/** The value of a server-sent event's field; comments (keep-alives) have none. */
+function field(block, name) {
+  const lines = block.split(/\r?\n/).filter((line) => line.startsWith(`${name}:`));
+  return lines.map((line) => line.slice(name.length + 1).trimStart()).join("\n");
 }

@@ -57,7 +57,7 @@ function cancel(job) {
 }
 
 function cancelAll() {
-  const open = queue.open.reverse(); // the waiting ones first, or they would be sent in the place of the cancelled
+  const open = queue.open;
   open.forEach((job) => queue.cancel(job.id));
   toast(`${plural(open.length, "request")} cancelled`);
 }
@@ -131,7 +131,7 @@ let reachable = null;
 
 /** Hears the engine's figures, or null when the server gave none. True while something of ours is on its way. */
 function heard(stats) {
-  if (stats) queue.follow(stats.running);
+  if (stats) queue.follow(stats);
   if (reachable !== Boolean(stats)) {
     reachable = Boolean(stats);
     $("server").classList.toggle("off", !reachable);
@@ -143,9 +143,9 @@ function heard(stats) {
 
 async function introduce() {
   const info = await api.get("info", { ask: false }).catch(() => null);
-  const model = info?.model?.name ?? info?.model?.id ?? info?.model;
-  $("server-text").textContent = typeof model === "string" ? model : "Ready";
+  $("server-text").textContent = info?.model ?? "Ready";
   form.setLimits(limitsOf(info));
+  document.body.classList.toggle("draws-only", info?.editing === null);
 }
 
 function askForKey(again) {

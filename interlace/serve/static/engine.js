@@ -83,7 +83,7 @@ export class Engine {
       { class: `lane${sharing.has(request.id) ? " now" : ""}` },
       h("i", { "aria-hidden": "true" }),
       h("span", { class: "lane-prompt" }, request.prompt ?? "another request"),
-      h("span", { class: "lane-step" }, `${request.step}/${request.num_steps}`),
+      h("span", { class: "lane-step" }, request.num_steps ? `${request.step}/${request.num_steps}` : ""),
     );
     lane.style.setProperty("--thread", this.colour(request.id));
     return lane;

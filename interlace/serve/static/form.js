@@ -8,7 +8,8 @@ const SEEDS = 1e6; // random ones stay short enough to be read and typed again
 const PLACEHOLDERS = { create: "a large red circle on a blue background", edit: "make the background yellow" };
 
 export class Form {
-  #limits = null;
+  #all = null;
+  #limits = null; // of the mode that is chosen
   inputs;
 
   /** `submit(jobs)` gets the new jobs; `pick()` opens the gallery's picker. */
@@ -37,10 +38,16 @@ export class Form {
     this.#show();
   }
 
-  /** Bounds and defaults of the model; keeps what was set by hand only where it still fits. */
+  /** Bounds and defaults of what draws and what edits: {create, edit}. */
   setLimits(limits) {
+    this.#all = limits;
+    this.#show();
+  }
+
+  #applyLimits(limits) {
+    if (JSON.stringify(limits) === JSON.stringify(this.#limits)) return;
     this.#limits = limits;
-    this.inputs.max = limits.maxImages;
+    this.inputs.max = (this.#all.edit ?? limits).maxImages;
     setRange("n", { min: 1, max: limits.maxN });
     setRange("steps", { min: 1, max: limits.maxSteps, value: limits.steps });
     for (const [id, value] of [["guidance", limits.guidance], ["cfg", limits.cfg]]) {
@@ -51,7 +58,6 @@ export class Form {
       Object.assign($(id), { min: limits.minSize, max: limits.maxSize, step: limits.multiple, value });
     }
     this.#drawShapes();
-    this.#show();
   }
 
   /** The settings of an earlier job, ready to be changed. */
@@ -167,6 +173,7 @@ export class Form {
 
   #show() {
     const editing = this.mode === "edit";
+    if (this.#all) this.#applyLimits(this.#all[this.mode]);
     $("inputs").hidden = !editing;
     $("prompt-label").textContent = editing ? "What to change" : "Prompt";
     $("prompt").placeholder = PLACEHOLDERS[this.mode];

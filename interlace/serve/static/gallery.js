@@ -96,9 +96,9 @@ export class Gallery {
   }
 }
 
-function stateOf({ step, numSteps, preview }) {
+function stateOf({ step, numSteps, position }) {
   if (step) return `Step ${step} of ${numSteps}`;
-  return preview ? "Drawing" : "Queued";
+  return position ? `Number ${position} in the queue` : "Queued";
 }
 
 function pending(job, { cancel }) {
@@ -117,8 +117,8 @@ function pending(job, { cancel }) {
 }
 
 function finished(job, { open, reuse, edit }, gallery) {
-  const button = (label, action) =>
-    h("button", { class: "chip", type: "button", "aria-label": `${label}: ${job.prompt}`, onclick: () => action(job) }, label);
+  const button = (label, action, name = "") =>
+    h("button", { class: `chip ${name}`, type: "button", "aria-label": `${label}: ${job.prompt}`, onclick: () => action(job) }, label);
   return [
     h(
       "div",
@@ -133,7 +133,7 @@ function finished(job, { open, reuse, edit }, gallery) {
         { class: "card-actions" },
         h("a", { class: "chip", href: gallery.url(job), download: fileName(job), "aria-label": `Download: ${job.prompt}` }, "Download"),
         button("Reuse", reuse),
-        button("Edit", edit),
+        button("Edit", edit, "edits"),
       ),
     ),
     h("p", { class: "card-prompt" }, job.prompt),

@@ -1,35 +1,31 @@
 // What the server's model can take, from /info, with sensible values where it doesn't say.
 
-/** `info` is the answer of /info, or null. */
+const UNKNOWN = { width: 1024, height: 1024, num_inference_steps: 28 };
+
+/** What can be asked for when drawing and when editing; `info` is the answer of /info, or null. */
 export function limitsOf(info) {
-  const defaults = info?.defaults ?? {};
-  const limits = info?.limits ?? {};
-  const width = defaults.width ?? 1024;
-  const height = defaults.height ?? 1024;
-  const [maxWidth, maxHeight] = sides(limits.max_image_size ?? limits.max_size) ?? [2048, 2048];
-  const [minWidth] = sides(limits.min_size) ?? [64];
+  const create = ofModel(info, info?.server);
+  return { create, edit: info?.editing ? ofModel(info.editing, info.server) : create };
+}
+
+function ofModel(model, server = {}) {
+  const defaults = { ...UNKNOWN, ...model?.defaults };
+  const limits = model?.limits ?? {};
+  const width = defaults.width ?? UNKNOWN.width;
+  const steps = defaults.num_inference_steps ?? UNKNOWN.num_inference_steps;
   return {
     width,
-    height,
-    minSize: minWidth,
-    maxSize: Math.min(maxWidth, maxHeight),
-    maxPixels: limits.max_pixels ?? Infinity,
+    height: defaults.height ?? width,
+    minSize: limits.min_size ?? 64,
+    maxSize: Math.min(limits.max_size ?? 2048, server.max_image_size ?? 2048),
     multiple: limits.multiple_of ?? 16,
-    steps: defaults.num_inference_steps ?? 28,
-    maxSteps: Math.min(limits.max_steps ?? 100, Math.max(60, 3 * (defaults.num_inference_steps ?? 28))),
-    maxN: Math.min(limits.max_n ?? 8, 16),
-    maxImages: Math.min(limits.max_input_images ?? 4, 16),
+    steps,
+    maxSteps: Math.min(server.max_steps ?? 100, Math.max(60, 3 * steps)), // a slider that goes on for ever is no use
+    maxN: 10,
+    maxImages: model?.several_images ? Math.min(server.max_input_images ?? 4, 8) : 1,
     guidance: defaults.guidance_scale ?? null,
     cfg: defaults.true_cfg_scale ?? null,
   };
-}
-
-function sides(value) {
-  if (value == null) return null;
-  if (typeof value === "number") return [value, value];
-  if (Array.isArray(value)) return value.map(Number);
-  const numbers = String(value).split(/[x×]/).map(Number);
-  return numbers.length === 1 ? [numbers[0], numbers[0]] : numbers;
 }
 
 /** The sizes on offer: shapes near the model's own area, as [name, width, height]. */

@@ -1,28 +1,34 @@
-// Jobs: what was asked for, sent to the server a few at a time, with previews, cancelling and trying again.
+// Jobs: handed to the server all at once, so that its engine can run them together; followed, cancelled, collected.
 
 import * as api from "./api.js";
 
-// A browser opens six connections to one server. Two stay free: for cancelling and for the engine's figures.
-const STREAMS = 4;
+// A browser opens six connections to one server. Two stay free: for short calls and for the engine's figures.
+const FOLLOWED = 4;
+const FULL_MS = 1000; // before a full server is asked again
 
 /**
- * A job is {id, mode, prompt, settings, inputs, state, step, numSteps, preview, blob, size, error, timings, at};
- * state: waiting | sent | done | failed | cancelled. `changed(job)` is called after every change.
+ * A job is {id, mode, prompt, settings, inputs, state, step, numSteps, position, preview, blob, size, error, timings, at};
+ * state: waiting (here) | sent (the server has it) | done | failed | cancelled.
+ *
+ * Jobs go to the server as asynchronous requests. The first few are followed by their events, with previews; the others
+ * by the engine's figures, until it is their turn. `changed(job)` is called after every change.
  */
 export class Queue {
   #jobs = new Map();
   #changed;
+  #submitting = false;
 
   constructor(changed) {
     this.#changed = changed;
+    addEventListener("pagehide", () => this.#leave());
   }
 
   get open() {
     return [...this.#jobs.values()];
   }
 
-  has(id) {
-    return this.#jobs.has(id);
+  get #sent() {
+    return this.open.filter((job) => job.state === "sent");
   }
 
   add(jobs) {
@@ -30,72 +36,117 @@ export class Queue {
       Object.assign(job, { state: "waiting", step: 0, error: null, at: Date.now() });
       this.#jobs.set(job.id, job);
     }
-    this.#fill();
+    this.#submitAll();
   }
 
   cancel(id) {
     const job = this.#jobs.get(id);
     if (!job) return;
-    if (job.state === "sent") {
-      const stream = job.abort; // closed after the answer, or at once when there is none: closing aborts the request too
-      api.cancel(id).catch(() => {}).finally(() => stream.abort());
-    }
+    if (job.state === "sent") api.remove(id).catch(() => {}); // it may have ended a moment ago
     this.#end(job, "cancelled");
   }
 
-  /** Takes steps over from the engine's figures: [{id, step, num_steps}]. */
-  follow(running) {
-    for (const { id, step, num_steps: numSteps } of running) {
-      const job = this.#jobs.get(id);
-      if (!job || job.state !== "sent" || (job.step === step && job.numSteps === numSteps)) continue;
-      job.step = step;
-      job.numSteps = numSteps ?? job.numSteps;
-      this.#changed(job);
+  /** Takes over the engine's figures: {running, waiting}, each [{id, step, num_steps, position}]. */
+  follow({ running, waiting }) {
+    const known = new Map([...running, ...waiting].map((request) => [request.id, request]));
+    for (const job of this.#sent.filter((one) => !one.follower)) {
+      const request = known.get(job.id);
+      if (request) this.#progress(job, request);
+      else this.#settle(job);
     }
   }
 
-  #fill() {
-    const sent = this.open.filter((job) => job.state === "sent").length;
-    const waiting = this.open.filter((job) => job.state === "waiting");
-    waiting.slice(0, Math.max(0, STREAMS - sent)).forEach((job) => this.#send(job));
+  async #submitAll() {
+    if (this.#submitting) return;
+    this.#submitting = true;
+    for (let job; (job = this.open.find((one) => one.state === "waiting")); ) await this.#submit(job);
+    this.#submitting = false;
   }
 
-  async #send(job) {
-    job.state = "sent";
-    job.abort = new AbortController();
-    this.#changed(job);
+  async #submit(job) {
     try {
-      await this.#receive(job);
-      if (job.state === "sent") this.#end(job, job.blob ? "done" : "failed", "The server ended the stream early.");
+      await api.submit(job.mode === "edit" ? "v1/images/edits" : "v1/images/generations", bodyOf(job), job.id);
     } catch (error) {
-      if (job.state === "sent") this.#end(job, "failed", messageOf(error));
+      if (error.status === 429 && this.#sent.length) await new Promise((resolve) => setTimeout(resolve, FULL_MS));
+      else if (job.state === "waiting") this.#end(job, "failed", messageOf(error));
+      return;
+    }
+    if (job.state !== "waiting") {
+      api.remove(job.id).catch(() => {}); // cancelled meanwhile
+      return;
+    }
+    job.state = "sent";
+    this.#changed(job);
+    this.#followMore();
+  }
+
+  #followMore() {
+    const sent = this.#sent;
+    const room = FOLLOWED - sent.filter((job) => job.follower).length;
+    sent.filter((job) => !job.follower && !job.lost).slice(0, Math.max(0, room)).forEach((job) => this.#follow(job));
+  }
+
+  async #follow(job) {
+    job.follower = new AbortController();
+    try {
+      for await (const [name, data] of api.events(job.id, job.follower.signal)) {
+        if (name === "preview") setPreview(job, previewOf(data));
+        if (name === "done") return this.#collect(job, data);
+        if (name === "error") return this.#end(job, "failed", data.error?.message);
+        if (job.state === "sent") this.#progress(job, data);
+      }
+    } catch {
+      // the connection broke, or the job was cancelled
+    }
+    job.lost = true; // from now on by the engine's figures
+    delete job.follower;
+  }
+
+  #progress(job, { step, num_steps: numSteps, position }) {
+    if (step != null) job.step = Math.max(job.step, step);
+    if (numSteps) job.numSteps = numSteps;
+    job.position = job.step ? null : (position ?? null);
+    this.#changed(job);
+  }
+
+  /** A job that the engine no longer has: done, failed, or forgotten by the server. */
+  async #settle(job) {
+    try {
+      const request = await api.get(`v1/requests/${job.id}`);
+      if (job.state !== "sent") return;
+      if (request.status === "completed") await this.#collect(job, request);
+      if (request.status === "failed") this.#end(job, "failed", request.error?.message);
+    } catch (error) {
+      if (error.status === 404) this.#end(job, "failed", "The server no longer knows this request.");
     }
   }
 
-  async #receive(job) {
-    const path = job.mode === "edit" ? "v1/images/edits" : "v1/images/generations";
-    for await (const event of api.stream(path, bodyOf(job), { id: job.id, signal: job.abort.signal })) {
-      if (event.type?.endsWith(".partial_image")) {
-        setPreview(job, blobOf(bytesOf(event.b64_json)));
-      } else if (event.type?.endsWith(".completed")) {
-        const bytes = bytesOf(event.b64_json);
-        job.blob = blobOf(bytes);
-        job.size = sizeOf(bytes);
-        job.timings = event.timings ?? null;
-        if (event.seed != null) job.settings.seed = event.seed;
-      }
-      if (job.state === "sent") this.#changed(job);
+  async #collect(job, request) {
+    if (job.collecting) return;
+    job.collecting = true;
+    try {
+      job.blob = await api.picture(job.id);
+      job.size = sizeOf(await job.blob.arrayBuffer());
+      job.timings = request.parts?.[0]?.timings ?? null;
+      this.#end(job, "done");
+    } catch (error) {
+      this.#end(job, "failed", messageOf(error));
     }
+    api.remove(job.id).catch(() => {});
   }
 
   #end(job, state, error = null) {
-    this.#jobs.delete(job.id);
+    if (!this.#jobs.delete(job.id)) return;
+    job.follower?.abort();
     setPreview(job, null);
     job.state = state;
-    job.error = state === "failed" ? error : null;
-    delete job.abort;
+    job.error = state === "failed" ? (error ?? "The request failed.") : null;
     this.#changed(job);
-    this.#fill();
+    this.#followMore();
+  }
+
+  #leave() {
+    this.#sent.forEach((job) => api.remove(job.id, { keepalive: true }).catch(() => {}));
   }
 }
 
@@ -108,19 +159,19 @@ function setPreview(job, blob) {
   job.preview = blob && URL.createObjectURL(blob);
 }
 
-const bytesOf = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-const blobOf = (bytes) => new Blob([bytes], { type: "image/png" });
+function previewOf({ b64_json: base64, output_format: format }) {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return new Blob([bytes], { type: `image/${format}` });
+}
 
 /** Width and height stand first in a PNG's first chunk. */
-function sizeOf(bytes) {
-  const view = new DataView(bytes.buffer);
+function sizeOf(buffer) {
+  const view = new DataView(buffer);
   return `${view.getUint32(16)}x${view.getUint32(20)}`;
 }
 
-const STREAMED = { n: 1, stream: true, partial_images: 3, output_format: "png" };
-
 function bodyOf({ mode, prompt, settings, inputs }) {
-  const fields = { prompt, ...settings, ...STREAMED };
+  const fields = { prompt, ...settings, n: 1, async: true, partial_images: 3, output_format: "png" };
   if (mode !== "edit") return fields;
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
