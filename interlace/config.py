@@ -8,6 +8,7 @@ from interlace.checks import check_choice, check_number
 VerifyMode = Literal["first", "always", "off"]
 CacheType = Literal["none", "step_cache", "first_block_cache"]
 Policy = Literal["fifo", "sjf", "deadline"]
+PromptCachePolicy = Literal["fifo", "lru", "lfu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,10 @@ class EngineConfig:
     all blocks but the first (first_block_cache; FLUX, SD3, Qwen-Image). Faster, and lossy."""
     cache_threshold: float | None = None
     """How much may change, relatively: lower is closer, higher is faster. By default 0.1, or 0.05 for the first block."""
+    prompt_cache_bytes: int = 0
+    """Keep text encoders' outputs within so many bytes and answer equal prompts from them, to the bit; 0: don't."""
+    prompt_cache_policy: PromptCachePolicy = "lru"
+    """What leaves a full prompt cache first: the oldest (fifo), the least recently used (lru) or least often (lfu)."""
     check_finite: bool = True
     """Treat NaN or Inf in an output as that request's error."""
 
@@ -54,6 +59,8 @@ class EngineConfig:
         if self.cache_threshold is not None:
             check_number("cache_threshold", self.cache_threshold, 0)
         check_number("resolution_tolerance", self.resolution_tolerance, 0, high=0.9)
+        check_number("prompt_cache_bytes", self.prompt_cache_bytes, 0, whole=True)
+        check_choice("prompt_cache_policy", self.prompt_cache_policy, get_args(PromptCachePolicy))
         check_choice("cache_type", self.cache_type, get_args(CacheType))
         check_number("request_batch_max_wait_ms", self.request_batch_max_wait_ms, 0)
         for name in ("batch_invariant", "step_execution", "check_finite", "shed_hopeless"):

@@ -139,7 +139,7 @@ class Omni:
 
     def describe(self) -> dict[str, Any]:
         """What this model is and does: class, components, default arguments, limits, what can't be shared."""
-        pipeline = self.model.pipeline
+        pipeline, stats = self.model.pipeline, self.engine.stats()
         components = {
             name: {"class": type(part).__name__, "parameters": sum(p.numel() for p in part.parameters())}
             for name, part in pipeline.components.items()
@@ -154,7 +154,8 @@ class Omni:
             "components": components,
             "defaults": dict(self.model.defaults),
             "limits": dict(self.model.limits),
-            "exclusive": self.engine.stats()["exclusive"],
+            "exclusive": stats["exclusive"],
+            "prompt_cache": stats["prompt_cache"],
         }
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from interlace.engine.forecast import Forecast
 from interlace.engine.fuse import tensors
 from interlace.engine.intercept import Interception
 from interlace.engine.preview import watch_steps
+from interlace.engine.prompt_cache import PromptCache
 from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler
 from interlace.engine.step_cache import StepCache, conditioning
 from interlace.engine.strand import Finished, Strand
@@ -45,6 +46,8 @@ class EngineCore:
         by_block = config.cache_type == "first_block_cache"
         self._blocks = FirstBlockCache(pipeline, config.threshold) if by_block else None
         self.executor = Executor(config, self.cost, self._blocks)
+        capacity, policy = config.prompt_cache_bytes, config.prompt_cache_policy
+        self.prompt_cache = PromptCache(capacity, policy) if capacity else None
         self._waiting: dict[str, Ticket] = {}
         self._running: dict[str, Ticket] = {}
         self.loop_seconds = 0.0
@@ -161,6 +164,8 @@ class EngineCore:
         metrics.mean_rows = ticket.total_rows / metrics.num_forwards
         if ticket.pending.stage == ENCODE:
             metrics.encode_s += outcome.seconds
+            if self.prompt_cache is not None and ticket.call is not None and outcome.error is None:
+                self.prompt_cache.store(ticket.call, outcome.value)
         elif ticket.pending.stage == DECODE:
             metrics.decode_s += outcome.seconds
         else:
@@ -198,7 +203,9 @@ class EngineCore:
             self._finish(ticket, said)
 
     def _cached(self, ticket: Ticket, call: ModuleCall) -> Any | None:
-        """A denoiser call's answer from the request's own cache, if it has one that is good enough."""
+        """A text encoder's answer to equal texts, or a denoiser call's from the request's own cache, if good enough."""
+        if self.prompt_cache is not None and (encoded := self.prompt_cache.lookup(call)) is not None:
+            return encoded
         if ticket.step_cache is None or stage_of(call.target.component, call.target.method) != DENOISE:
             return None
         known = ticket.step_cache.lookup(call, ticket.metrics.num_steps, ticket.num_steps)

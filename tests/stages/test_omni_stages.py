@@ -236,8 +236,8 @@ def test_timeouts_and_aborts_reach_the_engine(omni: Omni) -> None:
 def test_stages_that_do_not_fit_are_refused_before_anything_is_loaded(flux: Path) -> None:
     with pytest.raises(InvalidRequestError, match="stage ids are"):
         Omni(stages=[create_dit_stage_config(1, "nothing")])
+    handoff = HandoffConfig(function="text_to_prompt", options={"tempalte": "{text}"})
     with pytest.raises(InvalidRequestError, match="takes no option 'tempalte'"):
-        handoff = HandoffConfig(function="text_to_prompt", options={"tempalte": "{text}"})
         Omni(stages=[create_ar_stage_config(0, "nothing"), create_dit_stage_config(1, "nothing", handoff=handoff)])
     with pytest.raises(InvalidRequestError, match="not both"):
         Omni(stages=[], deploy_config="x.yaml")

@@ -1,0 +1,126 @@
+"""Text encoders' outputs, by the content of the call: equal prompts are encoded once.
+
+Hits are the bits that the first such call gave. Holds copies and hands out copies, so that nobody changes another's.
+Knows nothing of requests; `store` and `lookup` are safe in several threads.
+"""
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from interlace.config import PromptCachePolicy
+from interlace.engine.call import ModuleCall, digest
+from interlace.engine.tree import flatten, is_atom, rebuild
+
+
+@dataclass(slots=True)
+class _Entry:
+    value: Any
+    num_bytes: int
+    uses: int = 0
+
+
+class PromptCache:
+    """Keeps outputs within `capacity` bytes; what goes first is the oldest (fifo), the one that was last asked for the
+    longest ago (lru), or the one asked for least often (lfu, the oldest of those)."""
+
+    def __init__(self, capacity: int, policy: PromptCachePolicy = "lru") -> None:
+        self.capacity, self.policy = capacity, policy
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+
+    def lookup(self, call: ModuleCall) -> Any | None:
+        """The output of an equal call; None where there was none, or where it is no text encoder's call."""
+        key = content_key(call)
+        if key is None:
+            return None
+        with self._lock:
+            entry = self._entries.get(key)
+            self._counts["misses" if entry is None else "hits"] += 1
+            if entry is None:
+                return None
+            entry.uses += 1
+            if self.policy == "lru":
+                self._entries.move_to_end(key)
+        return _copied(entry.value)[0]
+
+    def store(self, call: ModuleCall, value: Any) -> None:
+        """Keep what a call gave, if it fits."""
+        key = content_key(call)
+        if key is None or key in self._entries:
+            return
+        kept, num_bytes = _copied(value)
+        with self._lock:
+            if num_bytes > self.capacity:
+                self._counts["too_large"] += 1
+                return
+            while self._num_bytes + num_bytes > self.capacity:
+                self._evict()
+            self._entries[key] = _Entry(kept, num_bytes)
+            self._num_bytes += num_bytes
+
+    def stats(self) -> dict[str, Any]:
+        """What is in it and what it was good for."""
+        with self._lock:
+            hits, misses = self._counts["hits"], self._counts["misses"]
+            return {
+                "policy": self.policy,
+                "capacity_bytes": self.capacity,
+                "bytes": self._num_bytes,
+                "entries": len(self._entries),
+                "hits": hits,
+                "misses": misses,
+                "hit_rate": hits / (hits + misses) if hits + misses else 0.0,
+                "evictions": self._counts["evictions"],
+                "too_large": self._counts["too_large"],
+            }
+
+    def _evict(self) -> None:
+        if self.policy == "lfu":
+            key = min(self._entries, key=lambda one: self._entries[one].uses)
+        else:
+            key = next(iter(self._entries))
+        self._num_bytes -= self._entries.pop(key).num_bytes
+        self._counts["evictions"] += 1
+
+
+def content_key(call: ModuleCall) -> Hashable | None:
+    """What makes a text encoder's output: the module and its weights as they are, and every argument by value.
+
+    None for other modules, in training mode, and with arguments that have no value to compare.
+    """
+    target = call.target
+    if not target.component.startswith("text_encoder") or target.module.training:
+        return None
+    leaves: list[Any] = []
+    skeleton = flatten((call.args, call.kwargs), leaves)
+    values: list[Hashable] = []
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            values.append((leaf.dtype, tuple(leaf.shape), str(leaf.device), digest(leaf)))
+        elif is_atom(leaf):
+            values.append((type(leaf), leaf))
+        else:
+            return None
+    return target.component, target.method, _weights(target.module), call.ambient, skeleton, tuple(values)
+
+
+def _weights(module: torch.nn.Module) -> Hashable:
+    """Changes when weights are changed in place, replaced or added (LoRA)."""
+    parameters = list(module.parameters())
+    return len(parameters), sum(p._version for p in parameters), hash(tuple(id(p) for p in parameters))
+
+
+def _copied(value: Any) -> tuple[Any, int]:
+    """A copy of an output whose tensors are its own, and their bytes."""
+    leaves: list[Any] = []
+    flatten(value, leaves, objects=True)
+    copies = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    num_bytes = sum(leaf.nbytes for leaf in copies if isinstance(leaf, torch.Tensor))
+    return rebuild(value, iter(copies), objects=True), num_bytes
