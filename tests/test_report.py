@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,41 @@ def test_parquet_holds_columns_of_any_kind(tmp_path: Path) -> None:
     assert (second["scale"], second["odd"], second["deep"]) == (2.5, "3", None)
     assert json.loads(first["deep"]) == {"b": [1]}
     assert parquet.read_table(export_parquet(tmp_path, [])).num_rows == 0
+
+
+def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    browser_path = shutil.which("chromium")
+    if browser_path is None:
+        pytest.skip("needs chromium")
+    run(tmp_path, [*NASTY, *(f"number {number}" for number in range(193))], {"000009": BROKEN})
+    asked: list[str] = []
+    said: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.goto((tmp_path / "report.html").as_uri())
+        assert page.locator("#count").inner_text() == "200 in all"
+        assert page.locator(".item .prompt").nth(0).inner_text() == NASTY[0]
+        page.fill("#query", "圆 QUOTE")
+        assert page.locator(".item .prompt").all_inner_texts() == [NASTY[-1]]
+        page.fill("#query", "no such thing")
+        assert page.locator(".none").is_visible()
+        page.fill("#query", "")
+        page.select_option("#state", "failed")
+        assert page.locator(".item .well").all_inner_texts() == [f"RequestError: {BROKEN}"]
+        page.select_option("#state", "made")
+        page.locator(".item").nth(1).click()
+        assert page.locator("dialog .full").inner_text() == NASTY[1]
+        page.keyboard.press("ArrowRight")
+        assert page.locator("dialog .full").inner_text() == NASTY[2]
+        page.wait_for_function("document.querySelector('dialog img').naturalWidth > 0")  # the full file beside it
+        page.keyboard.press("Escape")
+        assert not page.locator("dialog").is_visible()
+        browser.close()
+    assert said == []
+    assert all(url.startswith((tmp_path.as_uri(), "data:")) for url in asked)

@@ -1,5 +1,6 @@
 """bulk/run.py: every row ends as an image or a listed failure, and a run that was stopped can be gone on with."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,27 @@ import pytest
 from fake_generator import BROKEN, FakeGenerator
 from PIL import Image
 
+from interlace.bulk import disk
+from interlace.bulk.failures import failed_rows, is_transient
 from interlace.bulk.plan import RunOptions
 from interlace.bulk.report import Result
-from interlace.bulk.rows import Rows
+from interlace.bulk.rows import BadRow, Row, Rows
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink, read_manifest
-from interlace.errors import EngineDeadError, InvalidRequestError
+from interlace.bulk.sink import ModelId, Sink, SinkOptions, read_manifest
+from interlace.errors import DeadlineExceededError, EngineDeadError, InvalidRequestError, RequestError
 from interlace.request import SamplingParams
 
 PROMPTS = [f"prompt {number}" for number in range(12)]
 
 
 def bulk(
-    folder: Path, rows: Rows | list[str], generator: FakeGenerator | Callable[[], FakeGenerator], **options: Any
+    folder: Path,
+    rows: Iterable[Row | BadRow] | list[str],
+    generator: FakeGenerator | Callable[[], FakeGenerator],
+    **options: Any,
 ) -> Result:
-    rows = Rows.from_prompts(rows, SamplingParams()) if isinstance(rows, list) else rows
+    if isinstance(rows, list):
+        rows = Rows.from_prompts([str(prompt) for prompt in rows], SamplingParams())
     given = RunOptions(model=ModelId(model="fake"), **{"max_num_seqs": 2, **options})
     with Sink(folder) as sink:
         return run_bulk(rows, sink, given, generator if callable(generator) else lambda: generator)
@@ -130,15 +137,147 @@ def test_a_dead_engine_ends_the_run_and_nothing_counts_as_failed(tmp_path: Path)
     assert len(names(tmp_path)) == 12
 
 
-def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+def broken_after(count: int, number: int = 28, words: str = "No space left on device") -> Callable[[int], None]:
+    left = [count]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Sink, "write", full)
-        result = bulk(tmp_path, PROMPTS, FakeGenerator())
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(number, words)
+
+    return fsync
+
+
+@pytest.mark.parametrize("layout", ["files", "webdataset"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_no_more_ends_the_run_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], layout: Any, number: int
+) -> None:
+    options = SinkOptions(layout=layout)
+    with monkeypatch.context() as patch, Sink(tmp_path, options=options) as sink:
+        patch.setattr(disk.os, "fsync", broken_after(7, number, os.strerror(number)))
+        rows = Rows.from_prompts(PROMPTS, SamplingParams())
+        result = run_bulk(rows, sink, RunOptions(model=ModelId(model="fake"), max_num_seqs=2), FakeGenerator)
+        patch.undo()
+    assert result.exit_status == 1
+    assert result.num_failed == 0
     assert result.fatal is not None
-    assert "No space left on device" in result.fatal
+    assert ("the disk is full" if number == errno.ENOSPC else "make it writable") in result.fatal
+    assert "run the same command again" in capfd.readouterr().err
+    assert 0 < len(names(tmp_path)) < 12
+    with Sink(tmp_path, options=SinkOptions(layout=layout, verify=True)) as sink:
+        assert sink.num_distrusted == 0
+        rows = Rows.from_prompts(PROMPTS, SamplingParams())
+        assert run_bulk(rows, sink, RunOptions(model=ModelId(model="fake")), FakeGenerator).exit_status == 0
+    assert len(names(tmp_path)) == 12
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
+@pytest.mark.parametrize("layout", ["files", "webdataset"])
+def test_a_real_disk_that_is_full_ends_the_run_and_the_next_goes_on(tmp_path: Path, layout: Any) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("can't mount")
+    try:
+        options = SinkOptions(layout=layout)
+        rows = Rows.from_prompts([f"prompt {number}" for number in range(60)], SamplingParams())
+        run = RunOptions(model=ModelId(model="fake"))
+        with Sink(tmp_path, options=options) as sink:
+            result = run_bulk(rows, sink, run, FakeGenerator)
+        assert result.exit_status == 1
+        assert "the disk is full" in str(result.fatal)
+        made = len(names(tmp_path))
+        assert 3 < made < 60
+        subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path)], check=True)
+        with Sink(tmp_path, options=SinkOptions(layout=layout, verify=True)) as sink:
+            assert (len(sink.records), sink.num_distrusted) == (made, 0)
+            assert run_bulk(rows, sink, run, FakeGenerator).exit_status == 0
+        assert len(names(tmp_path)) == 60
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+class Flaky(Exception):
+    transient = True
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls it."""
+
+
+def caused(by: Exception) -> Exception:
+    error = RequestError("the model failed")
+    error.__cause__ = by
+    return error
+
+
+TRANSIENT = [Flaky("x"), OutOfMemoryError("x"), MemoryError(), ConnectionResetError("x"), caused(OutOfMemoryError("x"))]
+
+
+@pytest.mark.parametrize("error", TRANSIENT, ids=repr)
+def test_an_error_that_may_pass_is_tried_again(tmp_path: Path, error: Exception) -> None:
+    generator = FakeGenerator(faults={"000003": [error], "000005": [error, error]})
+    assert bulk(tmp_path, PROMPTS, generator).exit_status == 0
+    assert len(names(tmp_path)) == 12
+    assert [generator.submitted.count(name) for name in ("000003", "000005", "000001")] == [2, 3, 1]
+    assert summary(tmp_path)["retried"] == 2
+    assert (tmp_path / "failures.jsonl").read_text() == ""
+
+
+def failures(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
+
+
+def test_an_error_that_stays_fails_after_so_many_attempts(tmp_path: Path) -> None:
+    generator = FakeGenerator(faults={"000003": Flaky("busy"), "000004": BROKEN})
+    assert bulk(tmp_path, PROMPTS, generator, max_retries=1).exit_status == 1
+    assert [generator.submitted.count(name) for name in ("000003", "000004")] == [2, 1]
+    listed = {line["id"]: line for line in failures(tmp_path)}
+    where = {"where": "--prompt 4", "prompt": "prompt 3", "index": 0, "id": "000003", "name": "000003"}
+    assert listed["000003"] == {**where, "error": "busy", "type": "Flaky", "attempts": 2}
+    assert listed["000004"]["attempts"] == 1
+    assert summary(tmp_path)["failed_by_kind"] == {"Flaky": 1, "RequestError": 1}
+
+
+@pytest.mark.parametrize("error", [DeadlineExceededError("late"), InvalidRequestError("bad"), ValueError("x")])
+def test_an_error_that_would_come_again_is_not_retried(error: Exception) -> None:
+    assert not is_transient(error)
+    assert not is_transient(EngineDeadError("dead"))
+    refused = ConnectionError("for good")
+    refused.transient = False  # type: ignore[attr-defined]
+    assert not is_transient(refused)
+
+
+def test_a_stop_does_not_wait_for_retries(tmp_path: Path) -> None:
+    generator = FakeGenerator(faults={f"{number:06d}": Flaky("busy") for number in range(12)})
+    threading.Timer(0.15, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    started = time.perf_counter()
+    result = bulk(tmp_path, PROMPTS, generator, max_retries=1000)
+    assert time.perf_counter() - started < 5
+    assert (result.exit_status, result.num_failed) == (130, 0)
+    assert failures(tmp_path) == []
+
+
+def test_retry_failed_runs_only_what_is_listed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    bulk(out, PROMPTS, FakeGenerator(faults={"000003": BROKEN, "000007": BROKEN}))
+    (out / "000001.png").unlink()  # missing, and not listed
+    rows = failed_rows(Rows.from_prompts(PROMPTS, SamplingParams()), out)
+    again = FakeGenerator(faults={"000007": BROKEN})
+    assert bulk(out, rows, again, every_row=False).exit_status == 1
+    assert again.submitted == ["000003", "000007"]
+    assert [line["id"] for line in failures(out)] == ["000007"]
+    report = (out / "report.html").read_text()
+    assert "10 images" in report  # those of the run before as well
+    assert bulk(out, PROMPTS, FakeGenerator()).exit_status == 0
+    assert failures(out) == []
+
+
+def test_a_stopped_run_forgets_no_failure(tmp_path: Path) -> None:
+    bulk(tmp_path, PROMPTS, FakeGenerator(faults={"000011": BROKEN}))
+    generator = FakeGenerator(faults={"000000": EngineDeadError("dead")})
+    bulk(tmp_path, ["new", *PROMPTS[1:]], generator, max_num_seqs=1)
+    assert [line["id"] for line in failures(tmp_path)] == ["000011"]
 
 
 def test_ctrl_c_keeps_what_is_under_way_and_the_next_run_makes_the_rest(tmp_path: Path) -> None:
@@ -169,6 +308,46 @@ def test_past_the_grace_time_everything_is_aborted(tmp_path: Path) -> None:
     result = bulk(tmp_path, PROMPTS, generator, grace_s=0.1)
     assert result.exit_status == 128 + signal.SIGTERM
     assert names(tmp_path) == []
+
+
+_STUBBORN_RUN = """
+import sys, threading
+from pathlib import Path
+from fake_generator import FakeGenerator
+from interlace.bulk.plan import RunOptions
+from interlace.bulk.rows import Rows
+from interlace.bulk.run import run_bulk
+from interlace.bulk.sink import ModelId, Sink
+from interlace.request import SamplingParams
+rows = Rows.from_prompts(["a", "b", "c"], SamplingParams())
+class Told(FakeGenerator):
+    def submit(self, job):
+        future = super().submit(job)
+        print(job.name, flush=True)
+        return future
+with Sink(Path(sys.argv[1])) as sink:
+    run_bulk(rows, sink, RunOptions(model=ModelId(model="fake")), lambda: Told(wait=threading.Event()))
+"""
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(_STUBBORN_RUN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(script), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for _ in range(3):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == b"\n"
+    assert process.stderr.readline() == b"stopping: up to 60 s for images under way; again: at once\n"
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    process.communicate()
+    assert bulk(tmp_path / "out", ["a", "b", "c"], FakeGenerator()).exit_status == 0
 
 
 _KILLED_RUN = """

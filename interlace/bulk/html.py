@@ -51,7 +51,9 @@ def render_page(folder: Path, records: Sequence[Record], failures: Sequence[Reco
     holes = {
         "title": html.escape(f"{summary.get('model', 'run')} · {len(records):,} images{left_out}"),
         "tiles": "".join(f"<div><dt>{html.escape(name)}</dt><dd>{value}</dd></div>" for name, value in _tiles(summary)),
-        "facts": html.escape(" · ".join(f"{name} {value}" for name, value in constant.items())),
+        "facts": html.escape(
+            " · ".join(f"{name} {value}" for name, value in constant.items() if value not in (None, ""))
+        ),
         "charts": "".join(_charts(records)),
         "data": _script_safe(items),
         "interlace": html.escape(str(summary.get("interlace", ""))),
@@ -119,7 +121,7 @@ def _thumbnail(folder: Path, record: Record) -> str | None:
             image.thumbnail((_THUMBNAIL, _THUMBNAIL), reducing_gap=2.0)
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, format="WEBP", quality=80)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
