@@ -1,0 +1,104 @@
+"""What a user may rely on: a run that is killed again and again, at any moment, ends with what it would have made.
+
+This file is also the script that runs the rounds: it loads the model once and forks a child for every round, so that
+a round costs no start. The children run the command line itself.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+NUM_ROWS, NUM_KILLS = 200, 40
+FAULTS = ("half a file", "temporary written", "renamed", "before a line", "half a line", "line written")
+
+
+def test_forty_kills_then_one_run_leave_what_an_undisturbed_run_leaves(tmp_path: Path) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = subprocess.run(
+        [sys.executable, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert script.returncode == 0, script.stderr[-3000:]
+    told = json.loads(script.stdout.splitlines()[-1])
+    print(told)
+    assert told["kills"] == NUM_KILLS
+    assert told["statuses"] == [0, 0]
+    assert 0 < told["lines_before_last_run"] < NUM_ROWS
+
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    expected = [f"{number:06d}.png" for number in range(NUM_ROWS)]
+    assert sorted(path.name for path in killed.glob("*.png")) == expected
+    assert not list(killed.glob(".tmp-*"))
+    lines = [json.loads(line) for line in (killed / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(line["file"] for line in lines) == expected
+    for line in lines:
+        data = (killed / line["file"]).read_bytes()
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (line["sha256"], line["size_bytes"])
+        assert data == (calm / line["file"]).read_bytes()
+        with Image.open(killed / line["file"]) as image:
+            image.load()
+            assert image.size == (64, 64)
+    assert (killed / "failures.jsonl").read_bytes() == b""
+    facts = json.loads((killed / "summary.json").read_text())
+    assert facts["done"] + facts["already_done"] == NUM_ROWS
+    assert (facts["left"], facts["failed"]) == (0, 0)
+
+
+def rounds(folder: Path) -> dict[str, object]:
+    from interlace import Omni
+    from interlace.bulk import session
+    from interlace.bulk.generator import OmniGenerator
+    from interlace.cli import run
+    from interlace.models.loader import load_model
+
+    model = load_model("demo", device="cpu")
+    generator = lambda flags, engine: OmniGenerator(Omni(model, **vars(engine)))  # noqa: E731
+    session.open_generator = generator  # type: ignore[assignment]
+    prompts = folder / "prompts.txt"
+    prompts.write_text("".join(f"a circle number {number}\n" for number in range(NUM_ROWS)))
+    flags = ["--height", "64", "--width", "64", "--num-inference-steps", "1"]
+    # One number of rows in all forwards: company, which differs from run to run, leaves no trace in the bits.
+    flags += ["--batch-size", "4", "--max-batch-rows", "4", "--batch-invariant"]
+
+    def begin(name: str, fault: str = "") -> int:
+        child = os.fork()
+        if child == 0:
+            os.environ["INTERLACE_FAULT"] = fault
+            os._exit(run(["t2i", "--prompts-file", str(prompts), "--output-dir", str(folder / name), *flags]))
+        return child
+
+    def end(child: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    chance = random.Random(0)
+    started = time.perf_counter()
+    statuses = [end(begin("calm"))]
+    seconds = [time.perf_counter() - started]
+    kills = 0
+    while kills < NUM_KILLS:
+        if kills % 2:
+            child = begin("killed", f"{chance.choice(FAULTS)}:{chance.randint(1, 12)}")
+        else:
+            child = begin("killed")
+            time.sleep(chance.uniform(0.0, seconds[0] / 30))
+            os.kill(child, signal.SIGKILL)
+        kills += end(child) == -signal.SIGKILL
+    seconds.append(time.perf_counter() - started)
+    lines = (folder / "killed" / "manifest.jsonl").read_bytes().count(b"\n")
+    statuses.append(end(begin("killed")))
+    seconds.append(time.perf_counter() - started)
+    return {"kills": kills, "statuses": statuses, "lines_before_last_run": lines, "seconds": seconds}
+
+
+if __name__ == "__main__":
+    print(json.dumps(rounds(Path(sys.argv[1]))))
