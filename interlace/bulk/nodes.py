@@ -109,13 +109,9 @@ def _scheduler(environment: Mapping[str, str]) -> _Scheduler:
     if "JOB_COMPLETION_INDEX" in environment:
         return pair("from Kubernetes", "JOB_COMPLETION_INDEX", "JOB_COMPLETIONS")
     # A batch script runs once, on the first node, with the variables of the whole job; srun starts one process a task.
-    if "SLURM_JOB_ID" in environment and not {"SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS"} & set(
-        environment
-    ):
-        several = max(int(environment.get(name) or 1) for name in ("SLURM_NNODES", "SLURM_NTASKS"))
-        note = (
-            "inside a Slurm job, but not started by srun: this process makes all rows (srun interlace ... divides them)"
-        )
+    if "SLURM_JOB_ID" in environment and not _SRUN & set(environment):
+        several = max(_whole(environment, name) or 1 for name in ("SLURM_NNODES", "SLURM_NTASKS"))
+        note = "in a Slurm job but not started by srun: this process makes all rows; `srun interlace ...` divides them"
         return _Scheduler(note=note if several > 1 else "")
     if "SLURM_PROCID" in environment and "SLURM_NTASKS" in environment:
         return pair("from Slurm, one a task", "SLURM_PROCID", "SLURM_NTASKS")
@@ -139,7 +135,7 @@ def _devices(flags: NodeFlags, device: str | None, environment: Mapping[str, str
         return []
     if device not in (None, "cuda"):
         raise InvalidRequestError(
-            f"--num-gpus {flags.num_gpus} and --device {device} contradict each other; leave out one of them",
+            f"--num-gpus {flags.num_gpus} and --device {device} exclude each other; leave out one",
             "num_gpus",
         )
     visible = environment.get("CUDA_VISIBLE_DEVICES")
