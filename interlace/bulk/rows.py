@@ -211,7 +211,11 @@ def _to_number(name: str, value: object) -> object:
 
 def _is_text(value: str) -> bool:
     """False where bytes were not UTF-8 (they came in as lone surrogates)."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked_prompt(prompt: object) -> str:
@@ -236,7 +240,7 @@ def _checked_id(value: object) -> str:
         problem = "it has a path separator in it"
     elif text.startswith("."):
         problem = "it starts with a dot"
-    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+    elif not text.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         problem = "it has control characters or broken Unicode in it"
     elif len(text.encode()) > _MAX_ID_BYTES:
         problem = f"it is longer than {_MAX_ID_BYTES} bytes"

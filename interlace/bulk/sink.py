@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -79,8 +79,8 @@ class ModelId:
 
 def request_key(job: Job, model: ModelId) -> str:
     """A digest of everything that an image depends on; equal keys, equal images."""
-    wanted = {name: value for name, value in asdict(job.sampling).items() if name not in _NOT_IN_THE_IMAGE}
-    wanted |= asdict(model) | {"prompt": job.prompt}
+    wanted = {name: value for name, value in vars(job.sampling).items() if name not in _NOT_IN_THE_IMAGE}
+    wanted |= vars(model) | {"prompt": job.prompt}
     if job.images:
         wanted["images"] = [source.key for source in job.images]
     text = json.dumps(wanted, sort_keys=True, default=repr)
