@@ -1,6 +1,7 @@
 """bulk/report.py, summary.py, html.py, export.py: figures that add up, and one page that holds whatever a row says."""
 
 import html.parser
+import io
 import json
 import re
 import shutil
@@ -12,16 +13,20 @@ from fake_generator import BROKEN, FakeGenerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
+from interlace import cli
 from interlace.bulk import html as page_module
+from interlace.bulk import progress, session
 from interlace.bulk.encoding import Encoding
 from interlace.bulk.export import export_parquet
 from interlace.bulk.html import render_page, write_page
 from interlace.bulk.plan import RunOptions
+from interlace.bulk.progress import ProgressView, Tally
 from interlace.bulk.rows import Rows
 from interlace.bulk.run import run_bulk
 from interlace.bulk.sink import ModelId, Sink, SinkOptions, read_manifest
-from interlace.bulk.summary import forwards_figures, peak_memory, percentile, seconds_per_image
+from interlace.bulk.summary import forwards_figures, memory_figures, peak_memory, percentile, seconds_per_image
 from interlace.request import SamplingParams
 
 NASTY = [
@@ -249,3 +254,84 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
         browser.close()
     assert said == []
     assert all(url.startswith((tmp_path.as_uri(), "data:")) for url in asked)
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    file = io.StringIO()
+    tally = Tally(40, done=9, failed=1)
+    with ProgressView(tally, lambda: 3.25, Console(file=file, force_terminal=False)) as view:
+        view.ended("a")
+        view.message("[b] failed: [red]not markup[/red]")
+    first, second = file.getvalue().splitlines()
+    assert re.fullmatch(r"10/40 images, [\d.]+ images/s, \d+:\d\d:\d\d left, 3.2 rows a forward, 1 failed", first)
+    assert second == "[b] failed: [red]not markup[/red]"
+    assert "\x1b" not in file.getvalue()
+
+
+def test_progress_is_a_bar_on_a_terminal() -> None:
+    file = io.StringIO()
+    tally = Tally(40, done=9, failed=1)
+    with ProgressView(tally, lambda: 3.25, Console(file=file, force_terminal=True, width=120)) as view:
+        view.update()
+        view.message("something")
+    assert "10/40" in file.getvalue()
+    assert "1 failed" in file.getvalue()
+
+
+def test_many_messages_end_in_silence() -> None:
+    file = io.StringIO()
+    with ProgressView(Tally(1), lambda: None, Console(file=file, force_terminal=False)) as view:
+        for number in range(500):
+            view.message(f"message {number}")
+    assert len(file.getvalue().splitlines()) == 21
+    assert "failures.jsonl lists every failure" in file.getvalue()
+
+
+def test_memory_of_many_processes_is_added_up() -> None:
+    assert memory_figures({"processes": [{"peak_rss_bytes": 5}, {"peak_rss_bytes": 6}]})["peak_rss_bytes"] == 11
+
+
+def command(folder: Path, *flags: str, monkeypatch: pytest.MonkeyPatch, faults: dict[str, Any] | None = None) -> int:
+    """The whole command, with a stub in the model's place."""
+    monkeypatch.setattr(session, "open_generator", lambda *arguments: FakeGenerator(faults))
+    return cli.run(["t2i", "--prompt", "a", "b", "c", "--output-dir", str(folder), *flags])
+
+
+def test_the_flags_reach_the_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--output-format", "jpeg", "--output-quality", "50", "--output-layout", "webdataset", "--shard-size", "2"]
+    assert command(tmp_path, *flags, "--export-parquet", monkeypatch=monkeypatch) == 0
+    shown = {path.name for path in tmp_path.iterdir()}
+    assert {"shard-000000.tar", "shard-000001.tar", "manifest.parquet", "report.html"} <= shown
+    assert {record["encoding"] for record in read_manifest(tmp_path)} == {"jpeg-50"}
+    assert command(tmp_path, *flags, "--verify", monkeypatch=monkeypatch) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["already_done"] == 3
+
+
+def test_retry_failed_as_a_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command(tmp_path, "--no-html", monkeypatch=monkeypatch, faults={"000001": BROKEN}) == 1
+    assert not (tmp_path / "report.html").exists()
+    assert command(tmp_path, "--retry-failed", monkeypatch=monkeypatch) == 0
+    assert len(list(read_manifest(tmp_path))) == 3
+    assert command(tmp_path, "--retry-failed", monkeypatch=monkeypatch) == 0
+    assert "nothing to retry" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--output-quality", "90"], "png loses nothing"),
+        (["--output-format", "gif"], "gif"),
+        (["--output-layout", "zip"], "zip"),
+        (["--output-layout", "webdataset", "--shard-size", "0"], "at least 1"),
+        (["--max-retries", "-1"], "at least 0"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    assert command(tmp_path / "out", *flags, monkeypatch=monkeypatch) == 2
+    assert words in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -65,17 +66,22 @@ def _put_together(work: Work, lock: FolderLock, outcome: Outcome, seconds: float
     gather_parts(folder, order)
     gather_failures(folder, order if work.options.every_row else None)
     told = [json.loads(path.read_bytes()) for path in parts(folder, SUMMARY)]
-    with Sink(folder, hold=lock, options=work.sink_options) as sink:
+    # The processes have read every image where that was asked for.
+    with Sink(folder, hold=lock, options=replace(work.sink_options, verify=False)) as sink:
         found = survey(work.rows, sink, work.options)
         for bad in found.bad:
             sink.fail(bad, bad.error, "InvalidRequestError")
         undone = {job.name for job in jobs_to_do(work.rows, sink, work.options)}
-        num_failed = sum(line.get("name") in undone for line in read_failures(folder / FAILURES))
+        kinds = Counter(line["type"] for line in read_failures(folder / FAILURES) if line.get("name") in undone)
+        num_failed = kinds.total()
         tally = Tally(found.num_to_do, done=sum(part["done"] for part in told), failed=num_failed)
+        tally.failed_by_kind, tally.retried = kinds, sum(part.get("retried", 0) for part in told)
         tally.started = time.perf_counter() - max([part["seconds"] for part in told], default=seconds)
         found = replace(found, num_done=found.num_done - tally.done)
         result = Result(num_failed=len(found.bad) + num_failed, stopped_by=outcome.stopped_by, fatal=outcome.fatal)
-        report(found, tally, sink, work.options.model.model, _facts(told, outcome, seconds), result)
+        options = work.options
+        files = {"html": options.html, "export_parquet": options.export_parquet, "only_found": options.every_row}
+        report(found, tally, sink, options.model.model, _facts(told, outcome, seconds), result, **files)
 
 
 def _names(work: Work) -> Iterator[str]:

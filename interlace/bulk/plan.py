@@ -24,6 +24,10 @@ class RunOptions:
     is_worker: bool = False  # of a parent that hears signals and speaks to the user
     strict: bool = False  # a row that can't be used stops the run before it starts
 
+    def __post_init__(self) -> None:
+        if self.max_retries < 0:
+            raise InvalidRequestError(f"max_retries is {self.max_retries}; expected at least 0", "max_retries")
+
     @property
     def backlog(self) -> int:
         """Images handed to the generator at once: it must never wait for the next one."""

@@ -14,7 +14,7 @@ from interlace.bulk.html import write_page
 from interlace.bulk.plan import Survey
 from interlace.bulk.progress import Tally
 from interlace.bulk.sink import FAILURES, Sink
-from interlace.bulk.summary import forwards_figures, peak_memory, seconds_per_image
+from interlace.bulk.summary import forwards_figures, memory_figures, seconds_per_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def summarize(
         "images_per_s": round(tally.images_per_s, 4),
         "seconds_per_image": seconds_per_image(records),
         **forwards_figures(facts),
-        **peak_memory(),
+        **memory_figures(facts),
         "format": sink.options.encoding.label,
         "layout": sink.options.layout,
         "exit_status": result.exit_status,

@@ -24,6 +24,7 @@ from interlace.bulk.progress import ProgressView, Tally, View
 from interlace.bulk.report import Result, announce, report
 from interlace.bulk.rows import BadRow, Job, Row
 from interlace.bulk.sink import Sink, request_key
+from interlace.bulk.summary import peak_memory
 from interlace.errors import EngineDeadError, InvalidRequestError
 from interlace.request import Output
 
@@ -82,7 +83,9 @@ def make_images(
     try:
         run = _Run(generator, sink, options, tally, show(tally, generator.mean_rows))
         run.execute(jobs, one_at_a_time)
-        return Made(tally=tally, facts=dict(generator.facts()), stopped_by=run.stopped_by, fatal=run.fatal)
+        return Made(
+            tally=tally, facts={**generator.facts(), **peak_memory()}, stopped_by=run.stopped_by, fatal=run.fatal
+        )
     finally:
         generator.close()
 
@@ -208,6 +211,7 @@ class _Run:
         record = {"prompt": job.prompt, "negative_prompt": sampling.negative_prompt, "seed": sampling.seed}
         record |= dict(self.generator.resolved(job)) | {"height": height, "width": width}
         record |= {"model": model.model, "revision": model.revision, "variant": model.variant}
+        record["text"] = output.text  # what a language model's stage wrote
         record |= {"interlace": __version__, "request_key": request_key(job, model)}
         return {name: value for name, value in record.items() if value is not None}
 

@@ -46,6 +46,13 @@ def forwards_figures(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def memory_figures(facts: Mapping[str, Any]) -> dict[str, int]:
+    """The peaks of all processes together, which need not have been at the same time."""
+    own = peak_memory()
+    parts = facts.get("processes")
+    return {name: sum(part.get(name, 0) for part in parts) or size for name, size in own.items()} if parts else own
+
+
 def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for count in counts:

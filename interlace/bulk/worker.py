@@ -97,7 +97,7 @@ def run_shard(
         made = make_images(jobs, num_jobs, sink, options, work.open_generator, show, set(orders.suspects))
         num_failed = len(found.bad) + len(orders.condemned) + made.tally.failed
         result = Result(num_failed=num_failed, stopped_by=made.stopped_by, fatal=made.fatal)
-        speed = {"done": made.tally.done, "seconds": round(made.tally.seconds, 3)}
+        speed = {"done": made.tally.done, "retried": made.tally.retried, "seconds": round(made.tally.seconds, 3)}
         ended = {"failed": num_failed, "exit_status": result.exit_status, "fatal": result.fatal}
         sink.write_summary({"process": orders.shard.tag, **speed, **ended, **made.facts})
     return result
