@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 
 from interlace.commands.quiet import without_bars
 from interlace.config import EngineConfig
+from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, SpeedFlags
 from interlace.serve.settings import ServeSettings
 

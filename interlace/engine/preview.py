@@ -83,12 +83,17 @@ class Previewer:
             self._broken = True
             return None
 
-    def _picture(self, latents: torch.Tensor, height: int | None, width: int | None) -> Image.Image:
+    def _picture(self, latents: torch.Tensor, height: int | None, width: int | None) -> Image.Image | None:
         with self._lock, torch.no_grad():
             if self._factors is None:
                 self._factors = fit_rgb_factors(self._pipeline.vae)
         if latents.ndim == 3:  # packed into tokens
-            latents = self._pipeline._unpack_latents(latents, height, width, self._pipeline.vae_scale_factor)
+            if not height or not width:
+                return None
+            try:
+                latents = self._pipeline._unpack_latents(latents, height, width, self._pipeline.vae_scale_factor)
+            except RuntimeError:
+                return None  # this request's latents have another size than was asked for; the next one's may not
         if latents.ndim == 5:  # the first frame of a video
             latents = latents[:, :, 0]
         pixels = self._raw(latents[0].float().cpu()).movedim(0, -1)  # [height, width, channels]

@@ -110,7 +110,8 @@ def _first(lane: Lane) -> None:
         return  # what it needs can't be guessed
     size = lane.model.limits.get("min_size")
     steps = 3 if lane.takes("num_inference_steps") else None
-    params = SamplingParams(num_inference_steps=steps, width=size, height=size)
+    extra = lane.area(size, size) if size else {}
+    params = SamplingParams(num_inference_steps=steps, width=size, height=size, extra=extra)
     previewed = threading.Event()
 
     def look(progress: Progress) -> None:

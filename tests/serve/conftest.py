@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from serve.live import Live, running
 
 from interlace import AsyncOmni
 from interlace.models.loader import load_model
 from interlace.serve.lanes import editing_sibling
+from serve.live import Live, running
 
 
 @pytest.fixture(scope="session")

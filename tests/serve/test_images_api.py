@@ -6,9 +6,9 @@ import io
 import openai
 import pytest
 from PIL import Image
-from serve.live import SMALL, Live, b64, mask_png, picture, png
 
 from interlace import AsyncOmni, SamplingParams
+from serve.live import SMALL, Live, b64, mask_png, picture, png
 
 EXTRA = {"num_inference_steps": 2, "seed": 7}
 

@@ -5,9 +5,9 @@ import threading
 import time
 
 import pytest
-from serve.live import SMALL, Live, running
 
 from interlace import AsyncOmni
+from serve.live import SMALL, Live, running
 
 LONG = {"prompt": "a long one", "size": "128x128", "num_inference_steps": 140, "async": True}
 
@@ -106,7 +106,7 @@ def test_a_disconnect_aborts(server: Live) -> None:
 
     body = json.dumps({**LONG, "async": False}).encode()
     host, port = server.url.removeprefix("http://").split(":")
-    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += f"X-Request-Id: gone\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port))) as sock:
         sock.sendall(head.encode() + body)
