@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from interlace.bulk.columns import Columns
 from interlace.bulk.formats import json as json_format
 from interlace.bulk.rows import BadRow, Row, Rows, image_seed
-from interlace.bulk.selection import Selection
+from interlace.bulk.selection import EVERY_ROW, Selection
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
@@ -232,3 +234,30 @@ def test_whatever_is_written_is_read_back(
             assert [(row.prompt, row.sampling) for row in got if isinstance(row, Row)] == expected, name
     finally:
         json_format._CHUNK = before
+
+
+def test_rows_of_an_edit_have_their_pictures_and_are_bad_without(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "p.jsonl").write_text(
+        '{"instruction": "x", "left": "a.png", "right": "b.png"}\n'
+        '{"instruction": "x", "left": "a.png"}\n{"instruction": "x"}\n{"instruction": "x", "left": "c.png"}\n'
+    )
+    columns = Columns(task="edit", theirs={"input_images": ("left", "right")})
+    both, one, none, missing = Rows.from_file(tmp_path / "p.jsonl", SamplingParams(), EVERY_ROW, columns)
+    assert isinstance(both, Row)
+    assert isinstance(one, Row)
+    assert [[source.name for source in row.images] for row in (both, one)] == [["a.png", "b.png"], ["a.png"]]
+    assert "no input_images" in why(none)
+    assert "'c.png' can't be read" in why(missing)
+    (job,) = one.jobs(0)
+    assert job.images == one.images
+
+
+def test_rows_of_an_image_folder_have_its_images(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "sub" / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\nsub/a.png,make it blue\n")
+    columns = Columns(task="edit", theirs={"instruction": ("text",)})
+    row = only(list(Rows.from_file(tmp_path, SamplingParams(), EVERY_ROW, columns)))
+    assert (row.prompt, [source.name for source in row.images]) == ("make it blue", ["sub/a.png"])

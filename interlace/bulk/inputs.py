@@ -6,6 +6,7 @@ from typing import Literal
 
 from interlace.bulk.columns import Columns
 from interlace.bulk.flags import SelectFlags
+from interlace.bulk.images import ImageRules
 from interlace.bulk.rows import Rows
 from interlace.bulk.selection import Selection
 from interlace.errors import InvalidRequestError
@@ -13,11 +14,22 @@ from interlace.request import SamplingParams
 
 
 def open_rows(
-    place: str | Path, defaults: SamplingParams, select: SelectFlags, task: Literal["t2i", "edit"] = "t2i"
+    place: str | Path, defaults: SamplingParams, select: SelectFlags, images: ImageRules | None = None
 ) -> Rows:
-    """The rows of a file, folder or dataset. Raises `InvalidRequestError` for flags or an input that can't be used."""
-    columns = Columns(task=task, theirs=_theirs(select), ignore_unknown=select.ignore_unknown_columns)
-    return Rows.from_file(place, defaults, _selection(select), columns, split=select.split, subset=select.subset)
+    """The rows of a file, folder or dataset; with rules for `images`, rows of an edit.
+
+    Raises `InvalidRequestError` for flags or an input that can't be used.
+    """
+    task: Literal["t2i", "edit"] = "t2i" if images is None else "edit"
+    return Rows.from_file(
+        place,
+        defaults,
+        _selection(select),
+        Columns(task=task, theirs=_theirs(select), ignore_unknown=select.ignore_unknown_columns),
+        images=images or ImageRules(),
+        split=select.split,
+        subset=select.subset,
+    )
 
 
 def prompt_rows(prompts: Sequence[str], defaults: SamplingParams, select: SelectFlags) -> Rows:
@@ -25,6 +37,15 @@ def prompt_rows(prompts: Sequence[str], defaults: SamplingParams, select: Select
     if _theirs(select) or select.split or select.subset:
         raise InvalidRequestError("--prompt has no columns or splits to choose; expected --prompts-file", "prompt")
     return Rows.from_prompts(prompts, defaults, _selection(select))
+
+
+def image_rows(
+    images: Sequence[str], prompts: Sequence[str], defaults: SamplingParams, select: SelectFlags, rules: ImageRules
+) -> Rows:
+    """One edit of the images for each prompt. Raises `InvalidRequestError` for flags that mean nothing here."""
+    if _theirs(select) or select.split or select.subset:
+        raise InvalidRequestError("--image has no columns or splits to choose; expected --input", "image")
+    return Rows.from_images(images, prompts, defaults, _selection(select), rules)
 
 
 def _selection(select: SelectFlags) -> Selection:

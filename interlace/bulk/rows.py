@@ -14,7 +14,7 @@ from typing import Any
 
 from interlace.bulk.columns import NUMBER_COLUMNS, OUR_NAMES, WHOLE_COLUMNS, Columns
 from interlace.bulk.formats import Record, open_source
-from interlace.bulk.images import ImageSource
+from interlace.bulk.images import ImageRules, ImageSource, parse_images
 from interlace.bulk.names import NameTable
 from interlace.bulk.selection import EVERY_ROW, Selection
 from interlace.errors import InvalidRequestError
@@ -22,6 +22,7 @@ from interlace.request import SamplingParams
 
 _MAX_ID_BYTES = 200  # file systems allow 255 a name; some are needed for suffixes
 _MAX_IMAGES = 10_000
+_ANY_IMAGES = ImageRules()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,7 @@ class Rows:
     selection: Selection = EVERY_ROW
     columns: Columns = OUR_NAMES
     folder: Path = Path()  # what relative paths of images are relative to
+    images: ImageRules = _ANY_IMAGES
 
     @classmethod
     def from_file(
@@ -103,6 +105,7 @@ class Rows:
         selection: Selection = EVERY_ROW,
         columns: Columns = OUR_NAMES,
         *,
+        images: ImageRules = _ANY_IMAGES,
         split: str | None = None,
         subset: str | None = None,
     ) -> "Rows":
@@ -114,7 +117,7 @@ class Rows:
         if source.header is not None:
             wanted = columns.wanted(source.header) | {condition.column for condition in selection.where}
             selection.check(source.name, {*source.header, *columns.known})
-        return cls(partial(source.read, wanted), defaults, selection, columns, source.folder)
+        return cls(partial(source.read, wanted), defaults, selection, columns, source.folder, images)
 
     @classmethod
     def from_prompts(
@@ -126,10 +129,25 @@ class Rows:
         records = [Record(f"--prompt {n}", {"prompt": prompt}) for n, prompt in enumerate(prompts, 1)]
         return cls(partial(iter, records), defaults, selection)
 
+    @classmethod
+    def from_images(
+        cls,
+        images: Iterable[str],
+        instructions: Iterable[str],
+        defaults: SamplingParams,
+        selection: Selection = EVERY_ROW,
+        rules: ImageRules = _ANY_IMAGES,
+    ) -> "Rows":
+        """One row an instruction, each about all of the images."""
+        cell = list(images)
+        named = enumerate(instructions, 1)
+        records = [Record(f"--prompt {n}", {"instruction": text, "input_images": cell}) for n, text in named]
+        return cls(partial(iter, records), defaults, selection, Columns(task="edit"), Path(), rules)
+
     def __iter__(self) -> Iterator[Row | BadRow]:
         taken = NameTable()
         for number, record in self._selected():
-            row = read_row(record, f"{number:06d}", self.defaults, self.columns, self.folder)
+            row = read_row(record, f"{number:06d}", self.defaults, self.columns, self.folder, self.images)
             yield row if isinstance(row, BadRow) else _claim_names(row, taken)
 
     def _selected(self) -> Iterator[tuple[int, Record]]:
@@ -166,6 +184,7 @@ def read_row(
     defaults: SamplingParams,
     columns: Columns = OUR_NAMES,
     folder: Path = Path(),
+    images: ImageRules = _ANY_IMAGES,
 ) -> Row | BadRow:
     """Checks one record. `default_id` names it where it doesn't name itself."""
     row_id, shown = default_id, None
@@ -180,7 +199,9 @@ def read_row(
         sampling = _sampling(cells, defaults)
         if prompt is None:
             raise InvalidRequestError(columns.missing_prompt(given))
-        return Row(id=row_id, where=record.where, prompt=_checked_prompt(prompt), sampling=sampling)
+        prompt = _checked_prompt(prompt)
+        sources = parse_images(cells.get("input_images"), folder, images) if columns.task == "edit" else ()
+        return Row(id=row_id, where=record.where, prompt=prompt, sampling=sampling, images=sources)
     except InvalidRequestError as error:
         return BadRow(where=record.where, error=str(error), id=row_id, prompt=shown)
 
