@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from interlace.bulk.encoding import FormatName
 from interlace.bulk.stores import Layout
 from interlace.flags import ModelGroup, NodeGroup, RunGroup, SpeedFlags
+from interlace.stages.flags import StageFlags
 
 Switch = Parameter(negative=())
 Many = Parameter(consume_multiple=True, negative=())
@@ -134,3 +135,4 @@ class BulkFlags:
     model: ModelFlags = field(default_factory=ModelFlags)
     speed: SpeedFlags = field(default_factory=SpeedFlags)
     nodes: NodeFlags = field(default_factory=NodeFlags)
+    stages: StageFlags = field(default_factory=StageFlags)

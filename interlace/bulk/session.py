@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from interlace.bulk.encoding import Encoding
 from interlace.bulk.export import check_pyarrow
@@ -21,9 +21,12 @@ from interlace.commands.invocation import ARGUMENTS
 from interlace.commands.quiet import without_bars
 from interlace.config import EngineConfig
 from interlace.errors import InvalidRequestError
+from interlace.flags import SpeedFlags
+from interlace.stages.flags import stages_from_flags, stages_name
 
 if TYPE_CHECKING:
     from interlace.bulk.generator import Generator
+    from interlace.stages.config import OmniStageConfig
 
 
 def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
@@ -35,8 +38,9 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
         raise InvalidRequestError(
             f"the backend {flags.model.backend!r} is not available in this version; use diffusers", "backend"
         )
+    stages = stages_of(flags, engine)
     model = ModelId(
-        model=flags.model_name,
+        model=stages_name(stages) if stages else flags.model_name,
         revision=flags.model.revision,
         variant=flags.model.variant,
         torch_dtype=flags.model.torch_dtype,
@@ -90,14 +94,29 @@ def sink_options_of(flags: OutputFlags) -> SinkOptions:
     return SinkOptions(encoding=encoding, layout=layout, shard_size=shard_size, verify=flags.verify)
 
 
+def stages_of(flags: BulkFlags, engine: EngineConfig) -> "tuple[OmniStageConfig, ...] | None":
+    """The stages that the flags ask for, if any."""
+    model = flags.model
+    load: dict[str, Any] = {"dtype": model.torch_dtype, "variant": model.variant, "revision": model.revision}
+    load |= {"device": model.device, "local_files_only": model.local_files_only or None}
+    load["optimizations"] = flags.speed.optimizations() if flags.speed != SpeedFlags() else None
+    return stages_from_flags(flags.stages, flags.model_name, engine=engine, load=load)
+
+
 def open_generator(flags: BulkFlags, engine: EngineConfig) -> "Generator":
-    """What makes the images; loads the model."""
+    """What makes the images; loads the model, or those of all stages."""
     from interlace import Omni
     from interlace.bulk.generator import OmniGenerator
 
-    sys.stderr.write(f"loading {flags.model_name}\n")
+    stages = stages_of(flags, engine)
+    sys.stderr.write(f"loading {' and '.join(one.model for one in stages) if stages else flags.model_name}\n")
     if not sys.stderr.isatty():
         without_bars()
+    if stages:
+        from interlace.stages.generator import StagesGenerator
+        from interlace.stages.omni_stages import OmniStages
+
+        return StagesGenerator(OmniStages(stages=stages))
     places = {"device": flags.model.device, "local_files_only": flags.model.local_files_only}
     names = {"dtype": flags.model.torch_dtype, "variant": flags.model.variant, "revision": flags.model.revision}
     optimizations = flags.speed.optimizations()

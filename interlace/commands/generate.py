@@ -9,6 +9,7 @@ from interlace.bulk.flags import BulkFlags, Many, ModelFlags, NodeFlags, OutputF
 from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup, SpeedFlags
 from interlace.request import SamplingParams
+from interlace.stages.flags import StageFlags
 
 
 def t2i(
@@ -24,6 +25,7 @@ def t2i(
     engine: EngineFlags = EngineFlags(),  # noqa: B008
     speed: SpeedFlags = SpeedFlags(),  # noqa: B008
     nodes: NodeFlags = NodeFlags(),  # noqa: B008
+    stages: StageFlags = StageFlags(),  # noqa: B008
 ) -> int:
     """Make images from prompts, by the thousand.
 
@@ -34,6 +36,12 @@ def t2i(
     interlace t2i --prompt "a red circle" "a blue star" --output-dir out
     interlace t2i --prompts-file prompts.jsonl --output-dir out --batch-size 8
     interlace t2i --model-name black-forest-labs/FLUX.1-dev --prompts-file prompts.csv --output-dir out --height 768
+    ```
+
+    With --ar-stage or --deploy-config a language model writes the prompts that are drawn.
+
+    ```text
+    interlace t2i --deploy-config examples/expand.yaml --prompt "a star" "something round and red" --output-dir out
     ```
 
     A prompts file is JSONL, JSON, CSV, TSV, TXT (one prompt a line) or Parquet; it may also be a folder of Parquet
@@ -64,6 +72,13 @@ def t2i(
         prompt_rows(prompt, defaults, select) if prompt is not None else open_rows(prompts_file or "", defaults, select)
     )
     flags = BulkFlags(
-        model_name=model_name, output=output, select=select, run=run, model=model, speed=speed, nodes=nodes
+        model_name=model_name,
+        output=output,
+        select=select,
+        run=run,
+        model=model,
+        speed=speed,
+        nodes=nodes,
+        stages=stages,
     )
     return generate(rows, flags, engine)

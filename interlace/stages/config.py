@@ -15,7 +15,7 @@ StageType = Literal["ar", "diffusion"]
 OnError = Literal["fail", "user_prompt"]
 T = TypeVar("T")
 
-LOAD_OPTIONS = ("dtype", "variant", "revision", "local_files_only", "pipeline_class")
+LOAD_OPTIONS = ("dtype", "variant", "revision", "local_files_only", "pipeline_class", "optimizations")
 MODALITIES = ("text", "image", "video", "audio", "hidden_states")
 
 

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from interlace.errors import InvalidRequestError
+from interlace.models.optimize import Optimizations
 from interlace.omni import Omni
 from interlace.request import Output, Progress, SamplingParams
 from interlace.stages.ar_config import ARSamplingParams
@@ -41,7 +42,10 @@ class DiffusionStage:
     """An `Omni` as a stage."""
 
     def __init__(self, config: OmniStageConfig, replica: int = 0) -> None:
-        self.omni = Omni(config.model, device=config.device_of(replica), **config.engine_args)
+        options = dict(config.engine_args)
+        if isinstance(options.get("optimizations"), str):
+            options["optimizations"] = Optimizations(names=tuple(options["optimizations"].replace(",", " ").split()))
+        self.omni = Omni(config.model, device=config.device_of(replica), **options)
         if config.dit_config.scheduler is not None:
             _set_scheduler(self.omni.model.pipeline, config.dit_config.scheduler)
 

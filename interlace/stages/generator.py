@@ -1,0 +1,28 @@
+"""Stages as what makes the images of a bulk run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from interlace.bulk.generator import OmniGenerator
+from interlace.bulk.rows import Job
+from interlace.stages.omni_stages import OmniStages
+
+
+class StagesGenerator(OmniGenerator):
+    """`OmniGenerator` over several stages: the drawing stage's parameters, and what every stage did."""
+
+    def __init__(self, omni: OmniStages) -> None:
+        super().__init__(omni)
+        self._stages = omni
+
+    def resolved(self, job: Job) -> Mapping[str, Any]:
+        drawing = self._stages.pipeline.links[-1].config
+        steps = drawing.dit_config.sampling() if drawing.stage_type == "diffusion" else {}
+        asked = super().resolved(job)
+        own = {name: value for name, value in steps.items() if getattr(job.sampling, name) is None}
+        return {**asked, **own, "stages": [config.model for config in self._stages.configs]}
+
+    def facts(self) -> Mapping[str, Any]:
+        kept = ("stage_id", "stage_type", "model", "finished", "failed", "seconds")
+        stages = [{name: one[name] for name in kept} for one in self._stages.pipeline.stats()]
+        return {**super().facts(), "stages": stages}
