@@ -33,6 +33,9 @@ class SlowGenerator(FakeGenerator):
         super().__init__(**options)
         self.seconds = seconds
 
+    def facts(self) -> dict[str, Any]:
+        return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+
     def submit(self, job: Job) -> Any:
         time.sleep(self.seconds)
         return super().submit(job)

@@ -93,6 +93,13 @@ def test_a_second_run_makes_nothing_whatever_the_number_of_processes(tmp_path: P
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")} == before
 
 
+def test_each_process_sees_its_own_gpu_and_its_share_of_the_cores(tmp_path: Path) -> None:
+    done = run(tmp_path, 20, "--num-gpus", 2, CUDA_VISIBLE_DEVICES="4,6,7", OMP_NUM_THREADS="6")
+    assert done.returncode == 0, done.stderr
+    parts = summary(tmp_path)["processes"]
+    assert [(part["CUDA_VISIBLE_DEVICES"], part["OMP_NUM_THREADS"]) for part in parts] == [("4", "3"), ("6", "3")]
+
+
 def test_a_failed_image_is_listed_and_gives_the_status(tmp_path: Path) -> None:
     done = run(tmp_path, 12, "--num-processes", 2, "--fail", "000005")
     assert done.returncode == 1
@@ -114,6 +121,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(tmp_path: Path) -
     assert names(tmp_path) == expected(60)
     facts = summary(tmp_path)
     assert (facts["restarts"], facts["left"], facts["failed"]) == (1, 0, 0)
+    assert (facts["done"], facts["already_done"]) == (60, 0)
 
 
 def test_an_image_that_kills_its_process_three_times_has_failed_and_the_others_go_on(tmp_path: Path) -> None:

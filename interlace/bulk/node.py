@@ -76,7 +76,8 @@ def _put_together(work: Work, lock: FolderLock, outcome: Outcome, seconds: float
         num_failed = kinds.total()
         tally = Tally(found.num_to_do, done=sum(part["done"] for part in told), failed=num_failed)
         tally.failed_by_kind, tally.retried = kinds, sum(part.get("retried", 0) for part in told)
-        tally.started = time.perf_counter() - max([part["seconds"] for part in told], default=seconds)
+        made_in = [seconds] if outcome.num_restarts else [part["seconds"] for part in told]
+        tally.started = time.perf_counter() - max(made_in, default=seconds)
         found = replace(found, num_done=found.num_done - tally.done)
         result = Result(num_failed=len(found.bad) + num_failed, stopped_by=outcome.stopped_by, fatal=outcome.fatal)
         options = work.options

@@ -34,6 +34,7 @@ class Orders:
 
     shard: Shard
     is_restart: bool = False
+    total: int | None = None  # images that the first of them was to make
     suspects: list[str] = field(default_factory=list)  # under way when a worker died: made last, one at a time
     condemned: dict[str, str] = field(default_factory=dict)  # not made again, and why
 
@@ -94,10 +95,15 @@ def run_shard(
         num_jobs = found.num_to_do - len(orders.condemned)
         on_survey(num_jobs)
         jobs = _suspects_last(lambda: jobs_to_do(rows, sink, options), orders)
+        made_before = 0 if orders.total is None else max(orders.total - len(orders.condemned) - num_jobs, 0)
         made = make_images(jobs, num_jobs, sink, options, work.open_generator, show, set(orders.suspects))
         num_failed = len(found.bad) + len(orders.condemned) + made.tally.failed
         result = Result(num_failed=num_failed, stopped_by=made.stopped_by, fatal=made.fatal)
-        speed = {"done": made.tally.done, "retried": made.tally.retried, "seconds": round(made.tally.seconds, 3)}
+        speed = {
+            "done": made_before + made.tally.done,
+            "retried": made.tally.retried,
+            "seconds": round(made.tally.seconds, 3),
+        }
         ended = {"failed": num_failed, "exit_status": result.exit_status, "fatal": result.fatal}
         sink.write_summary({"process": orders.shard.tag, **speed, **ended, **made.facts})
     return result
@@ -156,5 +162,6 @@ class WorkerView:
 
 def _end_with_parent() -> None:
     """A worker without a parent would hold the folder, and nobody would know."""
-    sys.stdin.read()
+    while os.read(0, 4096):  # not through sys.stdin: at exit Python would wait for its lock
+        pass
     os._exit(1)  # safe: files are whole or absent at every moment

@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -26,6 +26,8 @@ MAX_DEATHS_IN_A_ROW = 10  # of one worker, with no image finished in between
 MAX_DEATHS_AT_START = 3  # in a row, before the first image: a worker that can't live
 _POLL_S = 0.2
 _DRAIN_S = 2.0  # for what a dead worker still said
+
+_IS_POSIX = os.name == "posix"
 
 Event = dict[str, Any]
 
@@ -90,8 +92,8 @@ class Worker:
             return self.fatal
         self.num_restarts += 1
         suspects = sorted(self._deaths, key=lambda name: self._deaths[name])
-        self.orders = Orders(
-            shard=self.orders.shard, is_restart=True, suspects=suspects, condemned=dict(self._condemned)
+        self.orders = replace(
+            self.orders, is_restart=True, total=self.total, suspects=suspects, condemned=dict(self._condemned)
         )
         return f"process {self.orders.shard.process} died ({why}) and is started again; nothing is lost"
 
@@ -155,8 +157,8 @@ class Workers:
             encoding="utf-8",
             errors="replace",
             env=self._environment(worker),
-            pass_fds=self.descriptors,
-            process_group=0,  # a terminal's Ctrl-C comes to this process alone, which hands it on
+            pass_fds=self.descriptors if _IS_POSIX else (),
+            process_group=0 if _IS_POSIX else None,  # a terminal's Ctrl-C comes to this process, which hands it on
         )
         with suppress(BrokenPipeError):
             assert worker.process.stdin is not None
@@ -169,7 +171,7 @@ class Workers:
 
     def _environment(self, worker: Worker) -> Mapping[str, str]:
         environment = {**os.environ, VARIABLE: "1"}
-        threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+        threads = int(os.environ.get("OMP_NUM_THREADS") or _num_cores())
         environment["OMP_NUM_THREADS"] = str(max(threads // len(self.workers), 1))
         if self.placement.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.placement.devices[worker.orders.shard.process]
@@ -239,7 +241,7 @@ class Workers:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stopped_by is not None:
-            self._signal_all(signal.SIGKILL)
+            self._signal_all(getattr(signal, "SIGKILL", signal.SIGTERM))
             self._view.stop()
             os._exit(128 + number)
         self.stopped_by = number
@@ -250,3 +252,8 @@ class Workers:
         for worker in self.workers:
             if worker.process is not None and worker.process.poll() is None:
                 worker.process.send_signal(number)
+
+
+def _num_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
