@@ -14,19 +14,19 @@ from interlace.request import SamplingParams
 
 
 def open_rows(
-    place: str | Path, defaults: SamplingParams, select: SelectFlags, images: ImageRules | None = None
+    place: str | Path,
+    defaults: SamplingParams,
+    select: SelectFlags,
+    task: Literal["t2i", "edit"] = "t2i",
+    images: ImageRules = ImageRules(),  # noqa: B008 (frozen)
 ) -> Rows:
-    """The rows of a file, folder or dataset; with rules for `images`, rows of an edit.
-
-    Raises `InvalidRequestError` for flags or an input that can't be used.
-    """
-    task: Literal["t2i", "edit"] = "t2i" if images is None else "edit"
+    """The rows of a file, folder or dataset. Raises `InvalidRequestError` for flags or an input that can't be used."""
     return Rows.from_file(
         place,
         defaults,
         _selection(select),
         Columns(task=task, theirs=_theirs(select), ignore_unknown=select.ignore_unknown_columns),
-        images=images or ImageRules(),
+        images=images,
         split=select.split,
         subset=select.subset,
     )

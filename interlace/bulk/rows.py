@@ -210,7 +210,7 @@ def _sampling(cells: Mapping[str, Any], defaults: SamplingParams) -> SamplingPar
     values: dict[str, Any] = {name: _to_number(name, value) for name, value in cells.items() if name in NUMBER_COLUMNS}
     if "negative_prompt" in cells:
         values["negative_prompt"] = cells["negative_prompt"]
-    sampling = replace(defaults, **values)
+    sampling = replace(defaults, **values) if values else defaults
     if not _is_text(sampling.negative_prompt or ""):
         raise InvalidRequestError("the negative_prompt is not valid Unicode text (UTF-8 expected)")
     if sampling.num_images > _MAX_IMAGES:
