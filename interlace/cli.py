@@ -12,6 +12,7 @@ from rich.console import Console
 
 from interlace import __version__
 from interlace.commands.bench import bench
+from interlace.commands.edit import edit
 from interlace.commands.generate import t2i
 from interlace.commands.info import info
 from interlace.commands.serve import serve
@@ -40,6 +41,7 @@ app = App(
     result_action="return_value",
 )
 app.command(t2i, help_epilogue=_STATUS_HELP + "\n" + _FLAGS_HELP)
+app.command(edit, help_epilogue=_STATUS_HELP + "\n" + _FLAGS_HELP)
 app.command(info)
 app.command(bench)
 app.command(serve)

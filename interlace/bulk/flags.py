@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from interlace.bulk.encoding import FormatName
 from interlace.bulk.stores import Layout
 from interlace.flags import ModelGroup, NodeGroup, RunGroup, SpeedFlags
+from interlace.models.editing import EditModel
 from interlace.stages.flags import StageFlags
 
 Switch = Parameter(negative=())
@@ -135,4 +136,6 @@ class BulkFlags:
     model: ModelFlags = field(default_factory=ModelFlags)
     speed: SpeedFlags = field(default_factory=SpeedFlags)
     nodes: NodeFlags = field(default_factory=NodeFlags)
+    edit: EditModel | None = None  # None: pictures from prompts alone
+    model_type: str | None = None  # of an edit, where the user names one
     stages: StageFlags = field(default_factory=StageFlags)

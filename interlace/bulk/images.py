@@ -1,23 +1,258 @@
-"""Pictures that rows name: where they are, what identifies them, and how they become PIL images."""
+"""Pictures that rows name: where they are, what identifies them, and how they become PIL images.
 
-from dataclasses import dataclass
-from pathlib import Path
+A row may name a path, a URL, a data URL, the bytes themselves, or a list of these. Nothing is read before it is needed.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import posixpath
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from PIL import Image, ImageOps
 
+from interlace.errors import InvalidRequestError
 
-@dataclass(frozen=True)
-class ImageSource:
+MAX_BYTES = 256 << 20  # of a file
+MAX_REMOTE_BYTES = 64 << 20
+MAX_PIXELS = 1 << 27  # some 11,600 by 11,600; more is a mistake or an attack
+REMOTE_TIMEOUT_S = 30.0
+# What cameras, browsers and datasets write. Formats that call other programs (EPS) are not among them.
+_FORMATS = frozenset(
+    {"PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "QOI"}
+)
+
+
+class ImageSource(ABC):
     """A picture to be edited, not read before it is needed."""
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """How the user knows it; short."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """What tells this picture from another, on every machine; cheap, and part of an edit's request key."""
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """The file's bytes. Raises `InvalidRequestError` where there are none to be had."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes; what `load` has read is not read again. Raises `InvalidRequestError`."""
+        return hashlib.sha256(self.read()).hexdigest()
+
+    def load(self) -> Image.Image:
+        """The picture, upright, in RGB, as diffusers' `load_image` gives it. Raises `InvalidRequestError`."""
+        data = self.read()
+        self.__dict__["sha256"] = hashlib.sha256(data).hexdigest()
+        return decode_image(data, self.name)
+
+
+@dataclass(frozen=True)
+class FileImage(ImageSource):
+    """A file. Its key is its path as the row gives it and its size: neither the folder it is in nor its age counts."""
+
     path: Path
+    given: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        return self.given
 
     @property
     def key(self) -> str:
-        """What tells this picture from another; part of an edit's request key."""
-        return f"{self.path}:{self.path.stat().st_size}"
+        return f"file:{self.given}:{self.size}"
 
-    def load(self) -> Image.Image:
-        """The picture, upright, in RGB. Raises OSError where it can't be read."""
-        with Image.open(self.path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+    def read(self) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise InvalidRequestError(f"can't read the image {self.given}: {error.strerror or error}") from error
+        if len(data) > MAX_BYTES:
+            raise InvalidRequestError(f"the image {self.given} is larger than {MAX_BYTES >> 20} MiB")
+        return data
+
+
+@dataclass(frozen=True)
+class DataImage(ImageSource):
+    """Bytes that stood in the row itself. Their key is their digest."""
+
+    data: bytes = field(repr=False)
+    given: str = "embedded image"
+
+    @property
+    def name(self) -> str:
+        return self.given
+
+    @property
+    def key(self) -> str:
+        return f"sha256:{self.sha256}"
+
+    def read(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True)
+class RemoteImage(ImageSource):
+    """A file behind a URL that a row names: public addresses only, limited in size and time. Its key is the URL."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        return self.url
+
+    @property
+    def key(self) -> str:
+        return f"url:{self.url}"
+
+    def read(self) -> bytes:
+        from interlace.serve.fetch import fetch
+
+        try:
+            return fetch(self.url, max_bytes=MAX_REMOTE_BYTES, timeout_s=REMOTE_TIMEOUT_S)
+        except (OSError, ValueError) as error:
+            raise InvalidRequestError(f"can't fetch the image {self.url}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRules:
+    """What cells with pictures may say. `folder` is what relative paths are relative to; None: the input's own."""
+
+    folder: Path | None = None
+    allow_remote: bool = False
+    max_images: int | None = None  # that the model edits at once; None: any number
+    model: str = "this model"  # for messages
+
+
+def parse_images(cell: object, folder: Path, rules: ImageRules = ImageRules()) -> tuple[ImageSource, ...]:
+    """The pictures of one cell: a path, a URL, a data URL, bytes, {"bytes": ..., "path": ...}, or a list of these.
+
+    A text may also be a JSON array. Raises `InvalidRequestError` for anything else, a file that is not there, or more
+    pictures than the model takes.
+    """
+    folder = rules.folder or folder
+    sources = tuple(_source(item, folder, rules) for item in _items(cell))
+    if not sources:
+        raise InvalidRequestError("the row has no input_images; expected a path, or a list of paths")
+    if rules.max_images is not None and len(sources) > rules.max_images:
+        most = "one picture" if rules.max_images == 1 else f"at most {rules.max_images} pictures"
+        raise InvalidRequestError(f"the row has {len(sources)} input_images; {rules.model} edits {most} at a time")
+    return sources
+
+
+def _items(cell: object) -> Sequence[object]:
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            listed = json.loads(cell)
+        except (ValueError, RecursionError):
+            return [cell]  # a path with a bracket
+        return [item for item in listed if item is not None]
+    if isinstance(cell, (list, tuple)):
+        return [item for item in cell if item is not None]
+    return [] if cell is None else [cell]
+
+
+def _source(item: object, folder: Path, rules: ImageRules) -> ImageSource:
+    if isinstance(item, Mapping):
+        return _from_mapping(item, folder, rules)
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return DataImage(bytes(item))
+    if not isinstance(item, str) or not item.strip():
+        got = repr(item)[:80]
+        raise InvalidRequestError(f"an input image is {got}; expected a path, a URL, a data URL or bytes")
+    text = item.strip()
+    if text[:5].lower() == "data:":
+        return _from_data_url(text)
+    if text[:8].lower().startswith(("http://", "https://")):
+        if not rules.allow_remote:
+            how = "download it first, or allow it with --allow-remote-images"
+            raise InvalidRequestError(f"the image {text[:200]} is on the network; {how}")
+        return RemoteImage(text)
+    return _from_path(text, folder)
+
+
+def _from_mapping(item: Mapping[Any, Any], folder: Path, rules: ImageRules) -> ImageSource:
+    """As datasets keep pictures: the bytes, or where these are missing the path."""
+    data, path = item.get("bytes"), item.get("path") or item.get("url")
+    if isinstance(data, (bytes, bytearray)):
+        return DataImage(bytes(data), PurePosixPath(path).name if isinstance(path, str) else "embedded image")
+    if isinstance(path, str):
+        return _source(path, folder, rules)
+    keys = ", ".join(map(str, item)) or "nothing"
+    raise InvalidRequestError(f'an input image is an object with {keys}; expected {{"bytes": ..., "path": ...}}')
+
+
+def _from_data_url(text: str) -> DataImage:
+    head, comma, body = text.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise InvalidRequestError(f"the data URL begins {text[:40]!r}; expected data:image/png;base64,...")
+    try:
+        data = base64.b64decode("".join(body.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequestError(f"the data URL {head},... is not base64: {error}") from error
+    return DataImage(data, f"{head},...")
+
+
+def _from_path(text: str, folder: Path) -> FileImage:
+    path = folder / text
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        hint = ""
+        if any(mark in text for mark in ";|,"):
+            hint = '; several images in one text are a JSON array: ["a.png", "b.png"]'
+        raise InvalidRequestError(f"the image {text[:200]!r} can't be read: {why} ({path.parent}){hint}") from error
+    if not path.is_file():
+        raise InvalidRequestError(f"the image {text[:200]!r} is a folder; expected a file")
+    if status.st_size > MAX_BYTES:
+        raise InvalidRequestError(f"the image {text[:200]!r} is larger than {MAX_BYTES >> 20} MiB")
+    return FileImage(path, _stable_name(text, folder), status.st_size)
+
+
+def _stable_name(text: str, folder: Path) -> str:
+    """The path as it is on every machine: relative to the input, or of a path elsewhere its last two parts."""
+    if not Path(text).is_absolute():
+        is_windows = "\\" in text and "/" not in text
+        return posixpath.normpath(PureWindowsPath(text).as_posix() if is_windows else text)
+    path, base = Path(text), folder.absolute()
+    if path.is_relative_to(base):
+        return posixpath.normpath(path.relative_to(base).as_posix())
+    return "/".join(path.parts[-2:])
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """The first frame, upright, in RGB: alpha is dropped and 16 bits are clipped, as diffusers' `load_image` does.
+
+    Raises `InvalidRequestError` for what is no whole picture, or has more than `MAX_PIXELS`.
+    """
+    try:
+        Image.init()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sizes are judged here
+            with Image.open(io.BytesIO(data), formats=sorted(_FORMATS & set(Image.OPEN))) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    size = f"{image.width}x{image.height}"
+                    raise InvalidRequestError(f"the image {name} is {size}; expected at most {MAX_PIXELS} pixels")
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except InvalidRequestError:
+        raise
+    except Exception as error:  # decoders raise almost anything for broken files
+        why = str(error).split("<_io")[0].strip() or type(error).__name__
+        why = "its format is not known" if "cannot identify" in why else why
+        raise InvalidRequestError(f"the image {name} is no whole picture: {why}") from error

@@ -208,10 +208,14 @@ class _Run:
     def _record(self, job: Job, output: Output) -> dict[str, Any]:
         width, height = output.images[0].size
         model, sampling = self.options.model, job.sampling
-        record = {"prompt": job.prompt, "negative_prompt": sampling.negative_prompt, "seed": sampling.seed}
+        record: dict[str, Any] = {"prompt": job.prompt, "negative_prompt": sampling.negative_prompt}
+        record["seed"] = sampling.seed
         record |= dict(self.generator.resolved(job)) | {"height": height, "width": width}
         record |= {"model": model.model, "revision": model.revision, "variant": model.variant}
         record["text"] = output.text  # what a language model's stage wrote
+        if job.images:
+            record["input_images"] = [source.name for source in job.images]
+            record["input_sha256"] = [source.sha256 for source in job.images]
         record |= {"interlace": __version__, "request_key": request_key(job, model)}
         return {name: value for name, value in record.items() if value is not None}
 

@@ -44,6 +44,7 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
         revision=flags.model.revision,
         variant=flags.model.variant,
         torch_dtype=flags.model.torch_dtype,
+        model_type=flags.model_type,
     )
     options = RunOptions(
         model=model,
@@ -107,6 +108,7 @@ def open_generator(flags: BulkFlags, engine: EngineConfig) -> "Generator":
     """What makes the images; loads the model, or those of all stages."""
     from interlace import Omni
     from interlace.bulk.generator import OmniGenerator
+    from interlace.models.loader import load_editor
 
     stages = stages_of(flags, engine)
     sys.stderr.write(f"loading {' and '.join(one.model for one in stages) if stages else flags.model_name}\n")
@@ -120,4 +122,8 @@ def open_generator(flags: BulkFlags, engine: EngineConfig) -> "Generator":
     places = {"device": flags.model.device, "local_files_only": flags.model.local_files_only}
     names = {"dtype": flags.model.torch_dtype, "variant": flags.model.variant, "revision": flags.model.revision}
     optimizations = flags.speed.optimizations()
+    if flags.edit is not None:
+        edit = flags.edit
+        loaded = load_editor(flags.model_name, edit, **places, **names, optimizations=optimizations)
+        return OmniGenerator(Omni(loaded, **asdict(engine)), edit)
     return OmniGenerator(Omni(flags.model_name, **places, **names, optimizations=optimizations, **asdict(engine)))

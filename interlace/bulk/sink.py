@@ -75,12 +75,15 @@ class ModelId:
     revision: str | None = None
     variant: str | None = None
     torch_dtype: str | None = None
+    model_type: str | None = None  # what kind of editor it is, where the user says so
 
 
 def request_key(job: Job, model: ModelId) -> str:
     """A digest of everything that an image depends on; equal keys, equal images."""
     wanted = {name: value for name, value in vars(job.sampling).items() if name not in _NOT_IN_THE_IMAGE}
     wanted |= vars(model) | {"prompt": job.prompt}
+    if model.model_type is None:
+        del wanted["model_type"]
     if job.images:
         wanted["images"] = [source.key for source in job.images]
     text = json.dumps(wanted, sort_keys=True, default=repr)

@@ -6,7 +6,7 @@ A model directory may hold an `interlace.json`: {"defaults": {pipeline class: {a
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from interlace.errors import InvalidRequestError, ModelLoadError
+from interlace.models.editing import EditModel
 from interlace.models.optimize import Optimizations
 
 
@@ -72,6 +73,12 @@ def load_model(
         description=settings.get("description", ""),
         all_defaults=settings.get("defaults", {}),
     )
+
+
+def load_editor(model: str | Path, edit: EditModel, **options: Any) -> LoadedModel:
+    """As `load_model`, by the pipeline of `edit` and with its defaults where the model has none of its own."""
+    loaded = load_model(model, pipeline_class=edit.pipeline, **options)
+    return replace(loaded, defaults={**edit.defaults, **loaded.defaults})
 
 
 def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
