@@ -4,7 +4,7 @@ import logging
 import sys
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
@@ -13,6 +13,8 @@ from interlace.config import EngineConfig
 from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, SpeedFlags
 from interlace.serve.settings import ServeSettings
+from interlace.stages.config import OmniStageConfig
+from interlace.stages.flags import StageFlags, stages_from_flags
 
 ServerGroup = Group("Server", sort_key=2)
 
@@ -36,6 +38,7 @@ def serve(
     server: ServeFlags = ServeFlags(),
     engine: EngineFlags = EngineFlags(),  # noqa: B008
     speed: SpeedFlags = SpeedFlags(),  # noqa: B008
+    stages: StageFlags = StageFlags(),  # noqa: B008
 ) -> None:
     """Serve a model over HTTP: OpenAI's Images API, a page for browsers, metrics.
 
@@ -43,6 +46,7 @@ def serve(
 
     ```text
     interlace serve
+    interlace serve demo --omni --ar-stage demo-expand --dit-steps 20 --dit-guidance-scale 2.5
     interlace serve black-forest-labs/FLUX.1-dev --port 8000 --max-num-seqs 32 --api-key-file keys.txt
     curl localhost:8000/v1/images/generations -H 'content-type: application/json' -d '{"prompt": "a red circle"}'
     ```
@@ -52,7 +56,7 @@ def serve(
     model
         A directory, a hub id, or "demo" for the built-in model.
     omni
-        Serve several stages where the model has them; a plain model is one stage.
+        Serve several stages, as --ar-stage, --dit-stage or --deploy-config name them; a plain model is one stage.
     edit_model
         The model for edits; by default what comes with the model, sharing its weights where it can.
     torch_dtype
@@ -86,6 +90,13 @@ def serve(
         optimizations=speed.optimizations(),
     )
     settings = ServeSettings(**asdict(server))
+    places: dict[str, Any] = {"device": device, "dtype": torch_dtype, "revision": revision, "variant": variant}
+    places |= {"local_files_only": local_files_only or None}
+    places |= {"optimizations": speed.optimizations() if speed != SpeedFlags() else None}
+    configs = stages_from_flags(stages, model, engine=engine, load=places)
+    if configs is not None:
+        _serve_stages(configs, edit_model, settings)
+        return
     drawing = load(model, revision=revision, variant=variant)
     editing = load(edit_model) if edit_model else editing_sibling(drawing)
     options = {field.name: getattr(engine, field.name) for field in fields(EngineConfig)}
@@ -97,6 +108,22 @@ def serve(
         for one in (draws, edits):
             if one is not None:
                 one.omni.close()
+
+
+def _serve_stages(configs: tuple[OmniStageConfig, ...], edit_model: str | None, settings: ServeSettings) -> None:
+    from interlace.omni import AsyncOmni
+    from interlace.serve.app import create_app
+    from interlace.serve.run import serve as run
+
+    if edit_model is not None:
+        raise InvalidRequestError("--edit-model goes with a plain model; make editing one of the stages", "edit_model")
+    if all(config.stage_type != "diffusion" for config in configs):
+        raise InvalidRequestError("none of the stages draws; expected one with stage_type: diffusion", "stages")
+    omni = AsyncOmni(stages=configs)
+    try:
+        run(create_app(omni, settings), settings)
+    finally:
+        omni.omni.close()
 
 
 def _log_to_stderr() -> None:

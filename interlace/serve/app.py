@@ -19,7 +19,7 @@ from interlace import __version__
 from interlace.errors import InterlaceError
 from interlace.omni import AsyncOmni
 from interlace.request import Progress, SamplingParams
-from interlace.serve import generate_api, images_api, requests_api, status_api, videos_api
+from interlace.serve import chat_api, generate_api, images_api, requests_api, status_api, videos_api
 from interlace.serve.auth import Keys
 from interlace.serve.errors import ApiError, answer_error
 from interlace.serve.gate import Gate
@@ -50,7 +50,7 @@ def create_app(omni: AsyncOmni, settings: ServeSettings | None = None, edit_omni
     keys = Keys.of(settings)
     app = FastAPI(title="Interlace", version=__version__, lifespan=_lifespan, redirect_slashes=False)
     app.state.server = ServerState(settings, lanes, registry, metrics, keys)
-    for api in (images_api, videos_api, requests_api, generate_api, status_api):
+    for api in (images_api, videos_api, requests_api, generate_api, chat_api, status_api):
         app.include_router(api.router)
     _add_page(app)
     for kind in (ApiError, InterlaceError, RequestValidationError, ValidationError, HTTPException, Exception):

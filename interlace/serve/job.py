@@ -11,7 +11,7 @@ from interlace.serve.errors import ApiError
 from interlace.serve.order import Order
 
 State = Literal["queued", "in_progress", "completed", "failed"]
-EventKind = Literal["queued", "started", "step", "preview", "image", "done", "error"]
+EventKind = Literal["queued", "started", "text", "step", "preview", "image", "done", "error"]
 _ENDED = ("completed", "failed")
 
 
@@ -37,6 +37,7 @@ class Part:
     rows: int = 0  # of the last forward that it took part in
     preview: Any = None  # PIL image, small
     num_previews: int = 0
+    text: str | None = None  # what a language model's stage wrote
     metrics: Metrics | None = None
     size: tuple[int, int] | None = None  # width, height in pixels
     file: File | None = None
@@ -50,6 +51,7 @@ class Event:
     part: Part | None = None
     preview: Any = None
     step: int = 0
+    text: str | None = None  # what is new
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from interlace.errors import AbortedError
 from interlace.request import Metrics
+from interlace.serve.stages import stage_metrics
 
 if TYPE_CHECKING:
     from interlace.serve.registry import Registry
@@ -75,6 +76,7 @@ class EngineCollector(Collector):
         """Gauges of the queue, counts and widths of forwards by module, memory."""
         yield from self._queue()
         yield from self._forwards()
+        yield from stage_metrics(self._registry.lanes.all)
         yield from self._memory()
 
     def _queue(self) -> Iterator[Metric]:

@@ -41,7 +41,8 @@ class Registry:
         while True:
             queued = any(part.state == "queued" for job in self.live() for part in job.parts)
             try:
-                await asyncio.wait_for(self._stirred.wait(), _POLL_S if queued else _IDLE_POLL_S)
+                async with asyncio.timeout(_POLL_S if queued else _IDLE_POLL_S):
+                    await self._stirred.wait()
                 await asyncio.sleep(_POLL_S if queued else 0)
             except TimeoutError:
                 pass
@@ -126,7 +127,7 @@ class Registry:
                 loop.call_soon_threadsafe(self._part_done, job, part, future.result())
 
         future = order.lane.omni.submit(
-            order.prompt_item(),
+            {**order.prompt_item(), **order.language},
             order.sampling_of(part.index),
             request_id=part.id,
             on_progress=tell,
@@ -138,6 +139,9 @@ class Registry:
         if job.is_over or part.state == "completed":
             return
         self._started(job, part)
+        if progress.text is not None:  # its steps are tokens
+            job.tell(Event("text", part, text=progress.text))
+            return
         part.num_steps = progress.num_steps or part.num_steps
         if progress.preview is None:
             part.step = max(part.step, progress.step)
@@ -158,6 +162,7 @@ class Registry:
 
     def _part_done(self, job: Job, part: Part, output: Output) -> None:
         metrics = part.metrics = output.metrics
+        part.text = output.text
         ran = output.error is None
         self.admission.leave(job.client, metrics.total_s - metrics.queue_s if ran else None)
         self.metrics.observe(metrics, output.error)

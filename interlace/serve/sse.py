@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-Frame = tuple[str, dict[str, Any]] | None  # (event name, data); None: a sign of life
+Frame = tuple[str, dict[str, Any] | str] | None  # (event name or "", data); None: a sign of life
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -50,7 +50,9 @@ def encode(frame: Frame) -> bytes:
     if frame is None:
         return b": keep-alive\n\n"
     name, data = frame
-    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {text}\n\n".encode()
 
 
 async def until_gone(receive: Receive) -> None:

@@ -14,6 +14,7 @@ from interlace.serve.errors import ApiError
 from interlace.serve.image_orders import STEPS
 from interlace.serve.lanes import Lane
 from interlace.serve.openapi import ERRORS
+from interlace.serve.stages import counted_stages, described_stages
 from interlace.serve.state import ServerState, lanes_of, registry_of, state_of, viewer_of
 
 router = APIRouter(tags=["status"], responses=ERRORS)
@@ -100,7 +101,7 @@ async def info(request: Request) -> dict[str, Any]:
         **_describe(lanes.draw),
         "models": lanes.names,
         "editing": {**_describe(lanes.edit), "several_images": lanes.edit.takes_several} if lanes.edit else None,
-        "stages": [{"type": "diffusion", "model": lane.name, "pipeline": lane.pipeline_name} for lane in lanes.all],
+        "stages": described_stages(lanes.all),
         "server": settings,
         "quality_steps": {
             name: max(1, round((lanes.draw.default("num_inference_steps") or 1) * factor))
@@ -152,6 +153,7 @@ async def stats(request: Request) -> dict[str, Any]:
         "images_per_s": registry.images_per_s,
         "service_s": round(registry.admission.service_s, 4),
         "engines": counts,
+        "stages": counted_stages(registry.lanes.all),
     }
 
 

@@ -16,11 +16,7 @@ class StagesGenerator(OmniGenerator):
         self._stages = omni
 
     def resolved(self, job: Job) -> Mapping[str, Any]:
-        drawing = self._stages.pipeline.links[-1].config
-        steps = drawing.dit_config.sampling() if drawing.stage_type == "diffusion" else {}
-        asked = super().resolved(job)
-        own = {name: value for name, value in steps.items() if getattr(job.sampling, name) is None}
-        return {**asked, **own, "stages": [config.model for config in self._stages.configs]}
+        return {**super().resolved(job), "stages": [config.model for config in self._stages.configs]}
 
     def facts(self) -> Mapping[str, Any]:
         kept = ("stage_id", "stage_type", "model", "finished", "failed", "seconds")

@@ -43,7 +43,7 @@ def resolve(config: OmniStageConfig, given: StageParams | None, own: Mapping[str
 
     Raises `InvalidRequestError` for a value that makes no sense.
     """
-    values = {**_set_fields(config.sampling()), **(_set_fields(given) if given is not None else {})}
+    values = {**set_fields(config.sampling()), **(set_fields(given) if given is not None else {})}
     if config.stage_type == "ar":
         return build(ARSamplingParams, {**values, **{k: v for k, v in own.items() if k in AR_FIELDS}}, "the request")
     return build(SamplingParams, values, "the request")
@@ -54,7 +54,8 @@ def with_seed(params: StageParams, seed: int) -> StageParams:
     return params if params.seed is not None else replace(params, seed=seed)
 
 
-def _set_fields(params: StageParams) -> dict[str, Any]:
+def set_fields(params: StageParams) -> dict[str, Any]:
+    """What is not left to defaults, by name."""
     empty = type(params)()
     return {
         f.name: getattr(params, f.name) for f in fields(params) if getattr(params, f.name) != getattr(empty, f.name)

@@ -1,15 +1,19 @@
 """What a pipeline needs of a stage, and the stages that there are."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Protocol
 
 from interlace.errors import InvalidRequestError
+from interlace.models.loader import load_model
 from interlace.models.optimize import Optimizations
 from interlace.omni import Omni
 from interlace.request import Output, Progress, SamplingParams
 from interlace.stages.ar_config import ARSamplingParams
-from interlace.stages.config import OmniStageConfig
+from interlace.stages.config import LOAD_OPTIONS, OmniStageConfig
+from interlace.stages.sampling_params import set_fields
 
 ProgressListener = Callable[[Progress], None]
 Params = SamplingParams | ARSamplingParams
@@ -43,11 +47,15 @@ class DiffusionStage:
 
     def __init__(self, config: OmniStageConfig, replica: int = 0) -> None:
         options = dict(config.engine_args)
-        if isinstance(options.get("optimizations"), str):
-            options["optimizations"] = Optimizations(names=tuple(options["optimizations"].replace(",", " ").split()))
-        self.omni = Omni(config.model, device=config.device_of(replica), **options)
+        load = {name: options.pop(name) for name in LOAD_OPTIONS if name in options}
+        if isinstance(load.get("optimizations"), str):
+            load["optimizations"] = Optimizations(names=tuple(load["optimizations"].replace(",", " ").split()))
+        model = load_model(config.model, device=config.device_of(replica), **load)
         if config.dit_config.scheduler is not None:
-            _set_scheduler(self.omni.model.pipeline, config.dit_config.scheduler)
+            _set_scheduler(model.pipeline, config.dit_config.scheduler)
+        takes = inspect.signature(model.pipeline.__call__).parameters
+        own = {name: value for name, value in set_fields(config.sampling()).items() if name in takes}
+        self.omni = Omni(replace(model, defaults={**model.defaults, **own}), **options)
 
     def submit(
         self,
