@@ -74,7 +74,8 @@ class _Visit:
             return await self._receive()
         left = self.gate.settings.body_timeout_s - (perf_counter() - self.start)
         try:
-            message = await asyncio.wait_for(self._receive(), max(left, 0.01))
+            async with asyncio.timeout(max(left, 0.01)):
+                message = await self._receive()
         except TimeoutError:
             text = f"the body took longer than {self.gate.settings.body_timeout_s:g} s; send it faster"
             raise ApiError(408, text, code="body_timeout", headers={"Connection": "close"}) from None
@@ -90,7 +91,8 @@ class _Visit:
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
             headers.setdefault("X-Content-Type-Options", "nosniff")
-        await asyncio.wait_for(self._send(message), self.gate.settings.send_timeout_s)
+        async with asyncio.timeout(self.gate.settings.send_timeout_s):
+            await self._send(message)
 
     async def answer(self, error: ApiError) -> None:
         if self.status == 0:

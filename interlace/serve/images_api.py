@@ -162,7 +162,8 @@ async def _events(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
     try:
         while True:
             try:
-                event = await asyncio.wait_for(events.get(), registry.settings.keep_alive_s)
+                async with asyncio.timeout(registry.settings.keep_alive_s):
+                    event = await events.get()
             except TimeoutError:
                 yield None
                 continue

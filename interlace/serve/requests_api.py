@@ -110,7 +110,8 @@ async def _frames(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
             yield first, describe(registry, job)
         while not job.is_over or not queue.empty():
             try:
-                event = await asyncio.wait_for(queue.get(), registry.settings.keep_alive_s)
+                async with asyncio.timeout(registry.settings.keep_alive_s):
+                    event = await queue.get()
             except TimeoutError:
                 yield None
                 continue

@@ -73,7 +73,6 @@ class DrainingServer(uvicorn.Server):
             self.force_exit = self._draining is not None
             self.should_exit = True
             return
-        self._captured_signals.append(sig)
         self._loop.call_soon_threadsafe(self.start_drain)
 
     def start_drain(self) -> None:
