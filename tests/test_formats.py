@@ -94,13 +94,25 @@ def test_only_columns_that_are_needed_are_read_from_parquet(tmp_path: Path) -> N
 
 def test_a_large_parquet_file_is_never_all_in_memory(tmp_path: Path) -> None:
     rows = [{"prompt": f"{number:07d}" * 100} for number in range(20_000)]  # 14 MB
-    path = write_parquet(tmp_path / "p.parquet", rows, row_group_size=1000)
+    path = write_parquet(tmp_path / "p.parquet", rows)  # one group of rows
+    assert parquet.ParquetFile(path).num_row_groups == 1
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     most = max(pa.total_allocated_bytes() - before for _ in open_source(path).read(None))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most + peak < 7e6
+
+
+def test_a_large_json_file_is_never_all_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([{"prompt": f"{number:07d}" * 100} for number in range(20_000)]))
+    tracemalloc.start()
+    for _ in open_source(path).read(None):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -172,7 +184,8 @@ def test_a_dataset_of_the_hub_is_streamed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(datasets, "load_dataset", local)
     assert got("hf://datasets/owner/name") == EXPECTED
     assert got("owner/name", subset="small", split="train") == EXPECTED
-    assert asked == [("owner/name", None, True), ("owner/name", "small", True)]
+    assert got("hf://owner/name.csv") == EXPECTED
+    assert asked == [("owner/name", None, True), ("owner/name", "small", True), ("owner/name.csv", None, True)]
     assert read("owner/name")[0].where == "owner/name/train:1"
 
 
@@ -193,6 +206,11 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InvalidRequestError, match=r"pip install 'interlace\[parquet\]'"):
         read(path)
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="name is empty"):
+        read("")
 
 
 def test_splits_are_for_datasets(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class SelectFlags:
     subset: str | None = None
     """Which subset (configuration) of a Hugging Face dataset."""
     prompt_column: str | None = None
-    """What the input calls its prompts; also instruction_column, id_column and so on."""
+    """What the input calls its prompts."""
     instruction_column: str | None = None
     """What the input of an edit calls its instructions."""
     negative_prompt_column: str | None = None

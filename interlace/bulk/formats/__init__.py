@@ -43,12 +43,17 @@ def open_source(place: str | Path, split: str | None = None, subset: str | None 
 
 
 def _open_source(place: str, path: Path, split: str | None, subset: str | None) -> Source:
+    if not place:
+        raise InvalidRequestError("the input's name is empty; expected a file, a folder or a dataset", "prompts_file")
+    is_path = path.exists() or path.suffix.lower() in _SUFFIXES
+    if place.startswith("hf://") or not is_path:
+        name = hub_id(place)
+        if name is not None:
+            return hub_source(name, split, subset)
     if path.is_dir():
-        if is_saved_dataset(path):
+        if find_metadata(path) is None and is_saved_dataset(path):
             return saved_source(path, split)
         source = _folder_source(path)
-    elif not path.exists() and path.suffix.lower() not in _SUFFIXES and (name := hub_id(place)):
-        return hub_source(name, split, subset)
     else:
         source = _file_source(path)
     if split or subset:

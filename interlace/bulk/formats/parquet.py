@@ -1,6 +1,7 @@
 """Parquet files, one or a folder of them, read batch by batch and only in the columns that are needed."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from interlace.errors import InvalidRequestError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_BUFFER = 1 << 20  # bytes a column; without it, whole row groups are read at once
 _ROWS = 256  # a batch; rows with pictures in them are megabytes each
 
 
@@ -66,4 +68,4 @@ def _reader(path: Path) -> tuple[Any, tuple[type[Exception], ...]]:
     except ImportError:
         how = "pip install 'interlace[parquet]' installs it"
         raise InvalidRequestError(f"reading {path} needs pyarrow; {how}", "prompts_file") from None
-    return parquet.ParquetFile, (pa.ArrowException, OSError)
+    return partial(parquet.ParquetFile, buffer_size=_BUFFER), (pa.ArrowException, OSError)
