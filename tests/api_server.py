@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -63,7 +64,7 @@ class ApiServer:
                 server.handle(self)
 
             def do_GET(self) -> None:
-                send(self, 200, png(self.path.rpartition("/")[2].removesuffix(".png")), "image/png")
+                send(self, 200, png(unquote(self.path.rpartition("/")[2].removesuffix(".png"))), "image/png")
 
             def log_message(self, *arguments: object) -> None: ...
 

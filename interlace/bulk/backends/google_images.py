@@ -4,12 +4,14 @@ Sizes are shapes there: a width and a height become the nearest aspect ratio tha
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from google import genai
 from google.genai import errors, types
 from PIL import Image
+from pydantic import BaseModel, ValidationError
 
 from interlace.bulk.backends.answers import retry_after_s, words
 from interlace.bulk.backends.endpoints import Endpoint
@@ -22,6 +24,8 @@ _IMAGEN_RATIOS = ("1:1", "3:4", "4:3", "9:16", "16:9")
 _GEMINI_RATIOS = (*_IMAGEN_RATIOS, "2:3", "3:2", "4:5", "5:4", "21:9")
 _RATIO_TOLERANCE = 0.08  # the API's own 3:4 is 896 x 1280
 _SEED_BITS = 2**31 - 1  # the API's seeds are int32
+_Model = TypeVar("_Model", bound=BaseModel)
+
 _TAKEN = {"imagen": ("guidance_scale", "negative_prompt"), "gemini": ()}
 _NOT_TAKEN = ("num_inference_steps", "guidance_scale", "true_cfg_scale", "negative_prompt", "strength", "num_frames")
 
@@ -62,6 +66,8 @@ class GoogleConnection:
     def __init__(self, model: str, kind: str, endpoint: Endpoint) -> None:
         self._model, self._kind, self._key = model, kind, endpoint.api_key
         vertex = kind == "imagen" or os.environ.get("GOOGLE_GENAI_USE_VERTEXAI", "").lower() in ("1", "true")
+        # Said to programmers, and docs/api-backends.md says it to users.
+        warnings.filterwarnings("ignore", message="The generate_images method is deprecated")
         once = types.HttpRetryOptions(attempts=1)
         options = types.HttpOptions(base_url=endpoint.base_url, retry_options=once)
         try:
@@ -81,7 +87,7 @@ class GoogleConnection:
             raise self._status_error(error) from error
         except ApiError:
             raise
-        except ValueError as error:  # JSON's, pydantic's and the SDK's own
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # the SDK's, of JSON that it didn't expect
             raise ApiError(words(f"the answer can't be read: {error}", self._key), "again") from error
         except Exception as error:
             if not _is_transport(error):
@@ -96,9 +102,8 @@ class GoogleConnection:
     def _ask_imagen(self, prompt: str, arguments: Mapping[str, Any], timeout_s: float) -> Image.Image:
         fields, others = _split(arguments, types.GenerateImagesConfig)
         body = {"parameters": others} if others else None
-        config = types.GenerateImagesConfig(
-            number_of_images=1, include_rai_reason=True, http_options=_http(timeout_s, body), **fields
-        )
+        fields |= {"number_of_images": 1, "include_rai_reason": True, "http_options": _http(timeout_s, body)}
+        config = _config(types.GenerateImagesConfig, fields)
         answer = self._client.models.generate_images(model=self._model, prompt=prompt, config=config)
         for made in answer.generated_images or []:
             if made.image is not None and made.image.image_bytes:
@@ -113,12 +118,10 @@ class GoogleConnection:
         shape, rest = _split(arguments, types.ImageConfig)
         fields, others = _split(rest, types.GenerateContentConfig)
         body = {"generationConfig": others} if others else None
-        config = types.GenerateContentConfig(
-            response_modalities=["TEXT", "IMAGE"],
-            image_config=types.ImageConfig(**shape) if shape else None,
-            http_options=_http(timeout_s, body),
-            **fields,
-        )
+        fields = {"response_modalities": ["TEXT", "IMAGE"], **fields, "http_options": _http(timeout_s, body)}
+        if shape:
+            fields["image_config"] = _config(types.ImageConfig, shape)
+        config = _config(types.GenerateContentConfig, fields)
         parts = [types.Part.from_bytes(data=to_png(image), mime_type="image/png") for image in pictures]
         contents: Any = [types.Content(role="user", parts=[*parts, types.Part.from_text(text=prompt)])]
         answer = self._client.models.generate_content(model=self._model, contents=contents, config=config)
@@ -172,9 +175,17 @@ def _http(timeout_s: float, extra_body: dict[str, Any] | None) -> types.HttpOpti
     return types.HttpOptions(timeout=max(1, int(timeout_s * 1000)), extra_body=extra_body)
 
 
-def _split(arguments: Mapping[str, Any], model: type) -> tuple[dict[str, Any], dict[str, Any]]:
+def _config(model: type[_Model], fields: Mapping[str, Any]) -> _Model:
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ApiError(f"not as Google's SDK expects it: {told}") from error
+
+
+def _split(arguments: Mapping[str, Any], model: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Those that the SDK's `model` has a field for, and the others."""
-    known = {name: value for name, value in arguments.items() if name in model.model_fields}  # type: ignore[attr-defined]
+    known = {name: value for name, value in arguments.items() if name in model.model_fields}
     return known, {name: value for name, value in arguments.items() if name not in known}
 
 

@@ -82,7 +82,7 @@ class OpenAIConnection:
             raise ApiError(f"no answer within {timeout_s:.0f} s", "again") from error
         except openai.APIConnectionError as error:
             raise ApiError(words(f"connection error: {error.__cause__ or error}", self._key), "again") from error
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # of JSON that it didn't expect
             raise ApiError(words(f"the answer can't be read: {error}", self._key), "again") from error
         return self._image(answer, timeout_s)
 
@@ -103,6 +103,6 @@ class OpenAIConnection:
         status = error.status_code
         body = error.body if isinstance(error.body, dict) else {}
         message = words(body.get("message") or error.message, self._key)
-        fate = "endpoint" if _QUOTA & {error.code, body.get("type")} else fate_of(status)
+        fate = "endpoint" if _QUOTA & {str(error.code), str(body.get("type"))} else fate_of(status)
         wait = retry_after_s(error.response.headers)
         return ApiError(f"HTTP {status}: {message}", fate, status=status, retry_after_s=wait)

@@ -2,16 +2,18 @@
 
 import base64
 import binascii
+import http.client
 import io
 import urllib.error
 import urllib.request
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from PIL import Image
 
 from interlace.bulk.backends.errors import ApiError, fate_of
 
 _MAX_BYTES = 200 * 2**20
+_IN_ADDRESSES = "%/:=&?~#+!$,;'@()*[]"
 _TRIES = 3  # at the download: the picture is made, and maybe paid, already
 
 
@@ -39,7 +41,7 @@ def fetch(url: str, base_url: str, timeout_s: float) -> Image.Image:
     """The picture at `url`; a relative one is of `base_url`'s host. Sends no key. Raises `ApiError`."""
     if url.startswith("data:"):
         return from_base64(url)
-    address = urljoin(base_url, url)
+    address = quote(urljoin(base_url, url), safe=_IN_ADDRESSES)
     host = urlsplit(address).hostname
     if urlsplit(address).scheme not in ("http", "https"):
         raise ApiError(f"the answer names a picture at {url[:80]!r}; expected an address on the web")
@@ -50,7 +52,7 @@ def fetch(url: str, base_url: str, timeout_s: float) -> Image.Image:
         except urllib.error.HTTPError as error:
             if attempt == _TRIES or fate_of(error.code) != "again":
                 raise ApiError(f"can't fetch the picture from {host}: HTTP {error.code}", "again") from error
-        except (OSError, ApiError) as error:
+        except (OSError, http.client.HTTPException, ApiError) as error:
             if attempt == _TRIES:
                 raise ApiError(f"can't fetch the picture from {host}: {error}", "again") from error
     raise AssertionError("unreachable")

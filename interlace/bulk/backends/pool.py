@@ -27,6 +27,7 @@ from interlace.request import Metrics, Output
 
 _LOOK_AHEAD = 16  # tasks looked at for one that an open endpoint may have
 _CLOSE_S = 2.0
+_MIN_WAIT_S = 0.005
 _LONG_PAUSE_S = 90.0
 
 _log = logging.getLogger(__name__)
@@ -244,10 +245,10 @@ class ApiGenerator:
     def _wait_s(self, now: float) -> float | None:
         """How long nothing can happen without a notice."""
         waits = [self._resting[0][0] - now] if self._resting else []
-        if self._ready:
+        if self._ready and self._num_requests < self._max_requests:
             waits += [self._gates.opens_in(now), *(task.deadline - now for task in self._ready[:_LOOK_AHEAD])]
         wait = min(waits, default=math.inf)
-        return None if wait == math.inf else max(0.001, wait)
+        return None if wait == math.inf else max(_MIN_WAIT_S, wait)
 
     def _attempt(self, task: _Task, gate: Gate) -> None:
         """Sends one request and does what follows from its answer."""
@@ -258,8 +259,8 @@ class ApiGenerator:
         error: Exception | None = None
         try:
             pictures = [source.load() for source in task.job.images]
-        except Exception as caught:
-            error = InvalidRequestError(str(caught))
+        except (OSError, InvalidRequestError) as caught:
+            error = caught if isinstance(caught, InvalidRequestError) else InvalidRequestError(str(caught))
         was_sent = error is None
         if was_sent:
             timeout_s = max(0.001, min(self._request_timeout_s, task.deadline - started))
