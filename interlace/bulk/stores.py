@@ -6,6 +6,7 @@ is open it has no end-of-archive mark, which tar readers accept.
 
 import contextlib
 import json
+import os
 import re
 import tarfile
 from collections import defaultdict
@@ -197,11 +198,15 @@ def _shards(folder: Path) -> Iterator[Path]:
 
 def _is_in_shard(path: Path, record: Record) -> bool:
     """The member's header stands right before its bytes, and the whole sample is within the file."""
-    name = f"{webdataset_key(Path(record['file']).stem)}{Path(record['file']).suffix}"
-    with path.open("rb") as shard:
+    stem, extension = record["file"].rsplit(".", 1)
+    name = f"{webdataset_key(stem)}.{extension}".encode()
+    with path.open("rb", buffering=0) as shard:
+        size = shard.seek(0, os.SEEK_END)
         shard.seek(record["offset"] - _BLOCK)
-        found = shard.read(_BLOCK)
-        return found == _header(name, record["size_bytes"])[-_BLOCK:] and shard.seek(0, 2) >= record["end"]
+        header = shard.read(_BLOCK)
+    # POSIX.1-1988 ustar: the name (its first 100 bytes), the size in octal, the magic word.
+    is_named = header[:100] == name[:100].ljust(100, b"\0")
+    return is_named and header[124:135] == b"%011o" % record["size_bytes"] and size >= record["end"]
 
 
 def _header(name: str, size: int) -> bytes:
