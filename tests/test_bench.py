@@ -8,6 +8,7 @@ import pytest
 from interlace import Engine
 from interlace.bench.batch_curve import batch_curve
 from interlace.bench.latency import latency, percentile
+from interlace.bench.quality import quality
 from interlace.bench.throughput import throughput
 from interlace.bench.workloads import make_requests
 from interlace.errors import InvalidRequestError
@@ -80,3 +81,15 @@ def test_a_profile_is_known_to_the_next_engine(capsys: pytest.CaptureFixture[str
     with Engine(model.pipeline) as engine:
         assert set(engine.stats()["cost"]) == set(result["curves"])
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_quality_compares_each_cache_with_no_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    quality(num_requests=2, num_inference_steps=6, thresholds=(0.5,), plot=tmp_path / "quality.png")
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["settings"]
+    assert [row["cache_type"] for row in rows] == ["none", "step_cache", "first_block_cache"]
+    assert rows[0]["psnr_db"] is None
+    assert rows[0]["ssim"] == 1.0
+    assert rows[1]["skipped"] > 0
+    assert rows[1]["psnr_db"] > 5
+    assert all(0 <= row["right"] <= 1 for row in rows)
+    assert (tmp_path / "quality.png").stat().st_size > 1000

@@ -92,7 +92,7 @@ def _edit(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
 
 
 def _dataset_c(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
-    """Source: the mix "Dataset C" of vLLM-Omni's and SGLang's serving benchmarks, sizes relative to the most common, 1024 pixels."""
+    """Source: the mix "Dataset C" of vLLM-Omni's and SGLang's benchmarks, sizes relative to its most common one."""
     side, steps = rng.choices(((0.5, 20), (0.75, 20), (1.0, 25), (1.5, 35)), (15, 25, 45, 15))[0]
     return {"height": _scaled(size, side), "width": _scaled(size, side), "num_inference_steps": steps}
 

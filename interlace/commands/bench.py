@@ -184,3 +184,104 @@ def profile(
 
     without_bars()
     measure(model_name=model_name, sizes=sizes, max_rows=max_rows, save=True)
+
+
+@bench.command
+def quality(
+    *,
+    model_name: Annotated[str, Parameter(alias="--model")] = "demo",
+    num_requests: int = 32,
+    num_inference_steps: int = 28,
+    thresholds: Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative=())] = (0.05, 0.1, 0.2),
+    cache_types: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (
+        "step_cache",
+        "first_block_cache",
+    ),
+    repeats: int = 1,
+    max_num_seqs: int = 16,
+    seed: int = 0,
+    output: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """What the lossy caches gain and cost: seconds beside PSNR, SSIM and, with the built-in model, right pictures.
+
+    ```text
+    interlace bench quality --thresholds 0.05 0.1 0.2 --plot quality.png
+    ```
+
+    Parameters
+    ----------
+    model_name
+        A directory, a hub id, or "demo".
+    num_requests
+        Pictures for each setting.
+    num_inference_steps
+        Denoising steps.
+    thresholds
+        Of every cache.
+    cache_types
+        step_cache, first_block_cache.
+    repeats
+        How often each setting is measured; medians are reported.
+    max_num_seqs
+        Requests in flight at once.
+    seed
+        Of prompts and pictures.
+    output
+        A file for the JSON object as well.
+    plot
+        A PNG of likeness by speed.
+    """
+    from interlace.bench.quality import quality as measure
+
+    without_bars()
+    measure(model_name=model_name, num_requests=num_requests, num_inference_steps=num_inference_steps,
+            thresholds=thresholds, cache_types=cache_types, repeats=repeats, max_num_seqs=max_num_seqs, seed=seed,
+            output=output, plot=plot)  # fmt: skip
+
+
+@bench.command
+def stages(
+    *,
+    deploy_config: Path | None = None,
+    num_requests: int = 32,
+    num_inference_steps: int = 8,
+    size: int = 64,
+    repeats: int = 3,
+    output: Path | None = None,
+) -> None:
+    """Requests that flow through a language model and a diffusion model, against one stage after the other.
+
+    A table on stderr; one JSON object last on stdout. Checks that texts and pictures are equal both ways.
+
+    ```text
+    interlace bench stages
+    interlace bench stages --deploy-config examples/draw_then_edit.yaml --num-requests 8
+    ```
+
+    Parameters
+    ----------
+    deploy_config
+        The stages; by default demo-expand, then demo.
+    num_requests
+        How many requests each way gets.
+    num_inference_steps
+        Of the diffusion stages.
+    size
+        Pixels a side.
+    repeats
+        How often each way is measured; medians are reported.
+    output
+        A file for the JSON object as well.
+    """
+    from interlace.bench.stages import stages as measure
+
+    without_bars()
+    measure(
+        deploy_config=deploy_config,
+        num_requests=num_requests,
+        num_inference_steps=num_inference_steps,
+        size=size,
+        repeats=repeats,
+        output=output,
+    )
