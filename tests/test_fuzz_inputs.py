@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 
 import interlace
 from interlace.bulk import generator as generator_module
+from interlace.bulk.columns import Columns
+from interlace.bulk.formats import Record
+from interlace.bulk.rows import Row, Rows
 from interlace.cli import run
+from interlace.request import SamplingParams
 
 SUFFIXES = [".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet"]
 NAMES = ["prompt", "id", "height", "seed", "num_images", "guidance_scale", "negative_prompt", "lora", "strength", "zzz"]
@@ -111,6 +115,23 @@ def test_a_folder_with_a_file_of_random_bytes(name: str, data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / name).write_bytes(data)
         assert check("--prompts-file", folder, "--output-dir", f"{folder}/out", "--dry-run") in (1, 2)
+
+
+picture_cells = (
+    deep
+    | st.binary(max_size=9)
+    | st.sampled_from(["", ".", "/", "data:,", "data:image/png;base64,QQ", "[1", "http://a"])
+)
+
+
+@settings(max_examples=100, phases=PHASES)
+@given(
+    values=st.lists(st.dictionaries(st.sampled_from(["instruction", "input_images", "id"]), picture_cells), max_size=4)
+)
+def test_rows_of_an_edit_are_rows_or_bad_rows(values: list[dict[str, Any]]) -> None:
+    records = [Record(f"here:{number}", value) for number, value in enumerate(values)]
+    for row in Rows(lambda: records, SamplingParams(), columns=Columns(task="edit"), folder=Path(__file__).parent):
+        assert isinstance(row, Row) or row.error
 
 
 @settings(max_examples=60, phases=PHASES)

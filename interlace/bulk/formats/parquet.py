@@ -11,7 +11,7 @@ from interlace.errors import InvalidRequestError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BUFFER = 1 << 20  # bytes a column; without it, whole row groups are read at once
+_BUFFER = 1 << 20  # bytes a column; without it and with pre_buffer, whole row groups are held in memory
 _ROWS = 256  # a batch; rows with pictures in them are megabytes each
 
 
@@ -68,4 +68,4 @@ def _reader(path: Path) -> tuple[Any, tuple[type[Exception], ...]]:
     except ImportError:
         how = "pip install 'interlace[parquet]' installs it"
         raise InvalidRequestError(f"reading {path} needs pyarrow; {how}", "prompts_file") from None
-    return partial(parquet.ParquetFile, buffer_size=_BUFFER), (pa.ArrowException, OSError)
+    return partial(parquet.ParquetFile, pre_buffer=False, buffer_size=_BUFFER), (pa.ArrowException, OSError)
