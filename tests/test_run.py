@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from interlace.bulk.report import Result
 from interlace.bulk.rows import BadRow, Row, Rows
 from interlace.bulk.run import run_bulk
 from interlace.bulk.sink import ModelId, Sink, SinkOptions, read_manifest
+from interlace.bulk.stores import read_stored
 from interlace.errors import DeadlineExceededError, EngineDeadError, InvalidRequestError, RequestError
 from interlace.request import SamplingParams
 
@@ -357,31 +359,45 @@ from fake_generator import FakeGenerator
 from interlace.bulk.plan import RunOptions
 from interlace.bulk.rows import Rows
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink
+from interlace.bulk.sink import ModelId, Sink, SinkOptions
 from interlace.request import SamplingParams
-rows = Rows.from_prompts([f"prompt {n}" for n in range(400)], SamplingParams())
-with Sink(Path(sys.argv[1])) as sink:
+rows = Rows.from_prompts([f"prompt {n}" for n in range(300)], SamplingParams())
+with Sink(Path(sys.argv[1]), options=SinkOptions(layout=sys.argv[2], shard_size=70)) as sink:
     print("started", flush=True)
     run_bulk(rows, sink, RunOptions(model=ModelId(model="fake")), FakeGenerator)
 """
 
+FAULTS = ["before a line", "half a line", "line written"]
 
-def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("layout", ["files", "webdataset"])
+def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, layout: str) -> None:
     chance = random.Random(0)
-    script = tmp_path / "run.py"
+    script, out = tmp_path / "run.py", tmp_path / "out"
     script.write_text(_KILLED_RUN)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, str(script), str(tmp_path / "out")]
-    for _ in range(6):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    command = [sys.executable, str(script), str(out), layout]
+    for number in range(5):
+        # In the files' layout a line is one of the manifest, in the other one it may also be a sample of a shard.
+        fault = f"{FAULTS[number % 3]}:{chance.randint(2, 60)}" if number % 2 else ""
+        killed = {**environment, "INTERLACE_FAULT": fault}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=killed)
         assert process.stdout is not None
         assert process.stdout.readline() == b"started\n"
-        time.sleep(chance.uniform(0.0, 0.15))
-        process.kill()
+        if fault:
+            assert process.wait(60) == -signal.SIGKILL
+        else:
+            time.sleep(chance.uniform(0.0, 0.3))
+            process.kill()
         process.communicate()
     subprocess.run(command, check=True, env=environment, capture_output=True)
-    assert names(tmp_path / "out") == [f"{number:06d}.png" for number in range(400)]
-    for record in read_manifest(tmp_path / "out"):
-        data = (tmp_path / "out" / record["file"]).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == record["sha256"]
-    assert not list((tmp_path / "out").glob(".tmp-*"))
+    assert names(out) == [f"{number:06d}.png" for number in range(300)]
+    for record in read_manifest(out):
+        assert hashlib.sha256(read_stored(out, record)).hexdigest() == record["sha256"]
+    assert not list(out.glob(".tmp-*"))
+    assert len(list(out.glob("0*.png"))) == (300 if layout == "files" else 0)
+    members = []
+    for shard in sorted(out.glob("shard-*.tar")):
+        with tarfile.open(shard) as tar:
+            members += [name for name in tar.getnames() if name.endswith(".png")]
+    assert sorted(members) == (names(out) if layout == "webdataset" else [])
