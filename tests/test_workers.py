@@ -209,18 +209,25 @@ def test_what_a_killed_parent_left_is_put_together_by_any_later_run(tmp_path: Pa
 
 @pytest.mark.parametrize("num_nodes", [2, 3])
 def test_nodes_that_start_at_different_times_and_are_killed_make_each_row_once(tmp_path: Path, num_nodes: int) -> None:
-    def node(rank: int) -> "subprocess.Popen[str]":
-        return start(tmp_path, 90, "--num-nodes", num_nodes, "--node-rank", rank, "--seconds", 0.01)
+    def node(rank: int, fault: str = "") -> "subprocess.Popen[str]":
+        flags = ("--num-nodes", num_nodes, "--node-rank", rank, "--seconds", 0.01)
+        return start(tmp_path, 90, *flags, INTERLACE_FAULT=fault)
 
-    running = {}
-    for rank in range(num_nodes):
+    running = {0: node(0, "half a line:5")}
+    wait_for(lambda: num_lines(tmp_path, "0-0") > 2)
+    for rank in range(1, num_nodes):
         running[rank] = node(rank)
         wait_for(lambda: num_lines(tmp_path, f"{rank}-0") > 2)  # noqa: B023
+    running[num_nodes - 1].kill()
+    running[num_nodes - 1].communicate()
+    running[num_nodes - 1] = node(num_nodes - 1, "renamed:9")
     for rank in (0, num_nodes - 1):
-        running[rank].kill()
-        running[rank].communicate()
+        running[rank].communicate(timeout=60)
+        assert running[rank].returncode == -signal.SIGKILL
         running[rank] = node(rank)
-    assert [process.communicate(timeout=60) and process.returncode for process in running.values()] == [0] * num_nodes
+    for process in running.values():
+        _, words = process.communicate(timeout=60)
+        assert process.returncode == 0, words
     assert names(tmp_path) == expected(90)
     assert not list(tmp_path.glob("manifest.*-*.jsonl"))
     assert summary(tmp_path)["left"] == 0
@@ -231,9 +238,20 @@ def test_nodes_may_run_one_after_the_other_and_be_divided_anew(tmp_path: Path) -
     theirs = [name for name in expected(60) if Shard(node_rank=1, num_nodes=2).owns(name)]
     assert names(tmp_path) == theirs
     assert summary(tmp_path)["left"] == 60 - len(theirs)
-    for rank in range(3):
-        assert run(tmp_path, 60, "--num-nodes", 3, "--node-rank", rank, "--num-processes", 2).returncode == 0
+    for rank, num_processes in ((0, 1), (1, 2), (2, 1)):
+        flags = ("--num-nodes", 3, "--node-rank", rank, "--num-processes", num_processes)
+        assert run(tmp_path, 60, *flags).returncode == 0
     assert names(tmp_path) == expected(60)
+
+
+def test_a_kill_while_results_are_put_together_loses_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path, 40, "--num-nodes", 2, "--node-rank", 0).returncode == 0
+    done = run(tmp_path, 40, "--num-nodes", 2, "--node-rank", 1, INTERLACE_FAULT="gathered")
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob("manifest.*-*.jsonl"))
+    assert run(tmp_path, 40).returncode == 0
+    assert names(tmp_path) == expected(40)
+    assert summary(tmp_path)["already_done"] == 40
 
 
 def test_the_same_node_twice_another_division_and_a_plain_run_are_refused_meanwhile(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from interlace.bulk.disk import replace_file
+from interlace.bulk.faults import fault_point
 from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, Record, image_name, last_lines
 from interlace.bulk.shards import Shard
 from interlace.bulk.stores import is_stored, read_stored, tidy_shards
@@ -56,6 +57,7 @@ def gather_parts(folder: Path, order: Mapping[str, int]) -> None:
         records = [record | moved.get(record["file"], {}) if "shard" in record else record for record in records]
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     replace_file(folder / MANIFEST, text.encode())
+    fault_point("gathered")
     remove_parts(folder, MANIFEST)
 
 
