@@ -15,8 +15,8 @@ from interlace.commands.bench import bench
 from interlace.commands.edit import edit
 from interlace.commands.generate import t2i
 from interlace.commands.info import info
-from interlace.commands.serve import serve
 from interlace.commands.invocation import ARGUMENTS
+from interlace.commands.serve import serve
 from interlace.errors import InterlaceError, InvalidRequestError, ModelLoadError
 from interlace.flags import FlagFile
 
