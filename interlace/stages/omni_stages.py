@@ -79,7 +79,7 @@ class OmniStages(Omni):
         given = prompt.get("request_id") if isinstance(prompt, Mapping) else None
         name = str(request_id or given or f"omni-{next(_ids)}")
         try:
-            flow = self._flow(prompt, sampling_params, name, future)
+            flow = self.flow(prompt, name, sampling_params, future)
             flow.tell, flow.preview_every = on_progress, preview_every
             flow.return_stages = self.return_stages if return_stages is None else return_stages
             self.pipeline.submit(flow)
@@ -124,7 +124,8 @@ class OmniStages(Omni):
         """Stop every stage; pending requests end with an error."""
         self.pipeline.close()
 
-    def _flow(self, prompt: Prompt, given: Given, name: str, future: "Future[Output]") -> Flow:
+    def flow(self, prompt: Prompt, name: str, given: Given = None, future: "Future[Output] | None" = None) -> Flow:
+        """A request with what it is at every stage, ready for the pipeline. Raises `InvalidRequestError`."""
         user = {"prompt": prompt} if isinstance(prompt, str) else dict(prompt)
         user.pop("request_id", None)
         parts = self._parts_of(user.pop("stages", None))
@@ -144,7 +145,7 @@ class OmniStages(Omni):
             user_prompt=user,
             prompts=tuple(self._for_stage(index, own, parts[index]) for index, own in enumerate(owns)),
             params=tuple(with_seed(one, seed) for one in params),
-            future=future,
+            future=future or Future(),
             timeout_s=min((one for one in timeouts if one is not None), default=None),
         )
 

@@ -1,0 +1,29 @@
+"""The stages bench: whole, and equal both ways. No times are asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interlace.bench.stages import stages
+from interlace.errors import InvalidRequestError
+from tests.tiny import save_tiny_flux
+
+
+def test_both_ways_give_equal_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deploy = tmp_path / "deploy.yaml"
+    flux = save_tiny_flux(tmp_path / "flux")
+    text = f"stage_args:\n- {{stage_type: ar, model: demo-expand}}\n- {{stage_type: diffusion, model: '{flux}'}}"
+    deploy.write_text(text)
+    stages(deploy_config=deploy, num_requests=4, num_inference_steps=2, size=16, repeats=1, output=tmp_path / "r.json")
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result == json.loads((tmp_path / "r.json").read_text())
+    assert result["equal_texts"] is True
+    assert result["max_pixel_difference"] <= 1
+    assert set(result["seconds"]) == {"pipelined", "stage_by_stage"}
+    assert set(result["seconds"]["pipelined"]) == {"total", "first", "median"}
+
+
+def test_counts_are_checked() -> None:
+    with pytest.raises(InvalidRequestError, match="repeats is 0"):
+        stages(repeats=0)
