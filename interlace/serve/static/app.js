@@ -23,7 +23,7 @@ const engine = new Engine(() => api.get("v1/stats", { ask: !declined }), heard);
 const gallery = new Gallery({ open: (job) => viewer.open(job), cancel, retry, dismiss, reuse, edit, colour: engine.colour });
 const viewer = new Viewer(gallery, { reuse, edit, again, remove });
 const queue = new Queue(changed);
-const form = new Form(start, pick);
+const form = new Form({ ready, submit: start, pick });
 
 function start(jobs) {
   declined = false;
@@ -141,11 +141,20 @@ function heard(stats) {
   return reachable && queue.open.length > 0;
 }
 
-async function introduce() {
-  const info = await api.get("info", { ask: false }).catch(() => null);
-  $("server-text").textContent = info?.model ?? "Ready";
+let known = false; // what the model can take
+
+async function introduce({ ask = false } = {}) {
+  const info = await api.get("info", { ask }).catch(() => null);
+  if (!info) return;
+  known = true;
+  $("server-text").textContent = info.model;
   form.setLimits(limitsOf(info));
-  document.body.classList.toggle("draws-only", info?.editing === null);
+  document.body.classList.toggle("draws-only", info.editing === null);
+}
+
+async function ready() {
+  if (!known) await introduce({ ask: true });
+  return known;
 }
 
 function askForKey(again) {
@@ -175,7 +184,9 @@ function showExamples() {
 api.onKeyWanted(askForKey);
 form.setLimits(limitsOf(null));
 showExamples();
-$("run-examples").addEventListener("click", () => start(form.jobs(EXAMPLES, { mode: "create", n: 1 })));
+$("run-examples").addEventListener("click", async () => {
+  if (await ready()) start(form.jobs(EXAMPLES, { mode: "create", n: 1 }));
+});
 $("cancel-all").addEventListener("click", cancelAll);
 $("clear").addEventListener("click", clear);
 $("picker-close").addEventListener("click", () => $("picker").close());

@@ -4,7 +4,7 @@ import { $, h, plural } from "./dom.js";
 import { fit, shapesOf } from "./limits.js";
 import { Inputs } from "./inputs.js";
 
-const SEEDS = 1e6; // random ones stay short enough to be read and typed again
+const SEEDS = 1e5; // random ones stay short enough to be read and typed again
 const PLACEHOLDERS = { create: "a large red circle on a blue background", edit: "make the background yellow" };
 
 export class Form {
@@ -12,12 +12,12 @@ export class Form {
   #limits = null; // of the mode that is chosen
   inputs;
 
-  /** `submit(jobs)` gets the new jobs; `pick()` opens the gallery's picker. */
-  constructor(submit, pick) {
+  /** `submit(jobs)` gets the new jobs once `ready()` says that the limits are known; `pick()` opens the picker. */
+  constructor({ ready, submit, pick }) {
     this.inputs = new Inputs(pick, () => this.setMode("edit"));
-    $("form").addEventListener("submit", (event) => {
+    $("form").addEventListener("submit", async (event) => {
       event.preventDefault();
-      const jobs = this.#read();
+      const jobs = (await ready()) ? this.#read() : this.#complain("generate", "The server can't be asked right now.");
       if (jobs) submit(jobs);
     });
     $("form").addEventListener("input", () => this.#show());
@@ -105,14 +105,17 @@ export class Form {
 
   #read() {
     const problem = this.#problem();
-    $("problem").textContent = problem?.[1] ?? "";
-    $("problem").hidden = !problem;
-    if (problem) {
-      if ($(problem[0]).closest("details")) $("more").open = true;
-      $(problem[0]).focus();
-      return null;
-    }
+    if (problem) return this.#complain(...problem);
+    $("problem").hidden = true;
     return this.jobs(this.#prompts());
+  }
+
+  #complain(id, text) {
+    $("problem").textContent = text;
+    $("problem").hidden = false;
+    if ($(id).closest("details")) $("more").open = true;
+    $(id).focus();
+    return null;
   }
 
   /** [id of the field, what is wrong], or nothing. */
