@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from interlace.bulk.backends.flags import ApiFlags
 from interlace.bulk.flags import BulkFlags, Many, ModelFlags, NodeFlags, OutputFlags, RunFlags, SelectFlags
 from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup, SpeedFlags
@@ -26,10 +27,11 @@ def t2i(
     speed: SpeedFlags = SpeedFlags(),  # noqa: B008
     nodes: NodeFlags = NodeFlags(),  # noqa: B008
     stages: StageFlags = StageFlags(),  # noqa: B008
+    api: ApiFlags = ApiFlags(),  # noqa: B008
 ) -> int:
     """Make images from prompts, by the thousand.
 
-    Writes DIR/000000.png (or DIR/ID.png), manifest.jsonl, failures.jsonl, summary.json and contact_sheet.jpg. The
+    Writes DIR/000000.png (or DIR/ID.png), manifest.jsonl, failures.jsonl, summary.json and report.html. The
     same command run again makes only what is missing or has changed. Ctrl-C finishes what is under way.
 
     ```text
@@ -80,5 +82,6 @@ def t2i(
         speed=speed,
         nodes=nodes,
         stages=stages,
+        api=api,
     )
     return generate(rows, flags, engine)
