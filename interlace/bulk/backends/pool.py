@@ -3,7 +3,6 @@
 A request that waits (for its turn, a rate limit, a pause after a failure) holds no thread.
 """
 
-import heapq
 import itertools
 import logging
 import math
@@ -12,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -21,37 +20,17 @@ from interlace.bulk.backends.endpoints import Endpoint
 from interlace.bulk.backends.errors import ApiError, NoEndpointError, RequestCapError
 from interlace.bulk.backends.limits import Clock, Gate, Gates, backoff_s
 from interlace.bulk.backends.service import ImageService
+from interlace.bulk.backends.waiting import Task, Waiting
 from interlace.bulk.rows import Job
 from interlace.errors import AbortedError, DeadlineExceededError, EngineClosedError, InvalidRequestError
 from interlace.request import Metrics, Output
 
-_LOOK_AHEAD = 16  # tasks looked at for one that an open endpoint may have
+_LATE = "not made within {} s"
 _CLOSE_S = 2.0
 _MIN_WAIT_S = 0.005
 _LONG_PAUSE_S = 90.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(order=True)
-class _Task:
-    """One image on its way."""
-
-    rank: tuple[int, int]  # priority, then order of submission
-    job: Job = field(compare=False)
-    arguments: Mapping[str, Any] = field(compare=False)
-    future: "Future[Output]" = field(compare=False)
-    submitted_at: float = field(compare=False)
-    started_at: float | None = field(default=None, compare=False)
-    num_failures: int = field(default=0, compare=False)  # those that count against max_retries
-    num_sent: int = field(default=0, compare=False)
-    failed_at: Gate | None = field(default=None, compare=False)  # the endpoint of the last failure
-    images_then: int = field(default=-1, compare=False)  # what that endpoint had made by then
-
-    @property
-    def deadline(self) -> float:
-        timeout_s = self.job.sampling.timeout_s
-        return math.inf if timeout_s is None else self.submitted_at + timeout_s
 
 
 class ApiGenerator:
@@ -80,9 +59,8 @@ class ApiGenerator:
         now = clock()
         self._gates = Gates([Gate(endpoint, service.connect(endpoint), num_workers, now) for endpoint in endpoints])
         self._changed = threading.Condition()
-        self._ready: list[_Task] = []  # a heap
-        self._resting: list[tuple[float, _Task]] = []  # a heap: when each may be tried again
-        self._tasks: dict[str, _Task] = {}  # all that have not ended, by image name
+        self._waiting = Waiting()
+        self._tasks: dict[str, Task] = {}  # all that have not ended, by image name
         self._order = itertools.count()
         self._num_requests = self._num_in_flight = self._num_retries = self._most_in_flight = 0
         self._closed = False
@@ -100,12 +78,12 @@ class ApiGenerator:
             future.set_result(Output(request_id=job.name, prompt=job.prompt, error=error))
             return future
         rank = (-job.sampling.priority, next(self._order))
-        task = _Task(rank, job, arguments, future, submitted_at=self._clock())
+        task = Task(rank, job, arguments, future, submitted_at=self._clock())
         with self._changed:
             closed = self._closed
             if not closed:
                 self._tasks[job.name] = task
-                heapq.heappush(self._ready, task)
+                self._waiting.add(task)
                 self._changed.notify()
         if closed:
             self._resolve(task, error=EngineClosedError("the run is over"))
@@ -118,7 +96,7 @@ class ApiGenerator:
         with self._changed:
             task = self._tasks.pop(job.name, None)
             if task is not None:
-                self._forget(task)
+                self._waiting.remove(task)
         if task is not None:
             self._resolve(task, error=AbortedError(f"{job.name} was aborted"))
 
@@ -139,7 +117,7 @@ class ApiGenerator:
         with self._changed:
             self._closed = True
             left, self._tasks = list(self._tasks.values()), {}
-            self._ready, self._resting = [], []
+            self._waiting.take_all()
             self._changed.notify_all()
         for task in left:
             self._resolve(task, error=EngineClosedError("the run is over"))
@@ -158,21 +136,23 @@ class ApiGenerator:
             finally:
                 del task, gate, turn  # pictures should not stay while a thread waits
 
-    def _next_turn(self) -> tuple[_Task, Gate] | None:
+    def _next_turn(self) -> tuple[Task, Gate] | None:
         """Waits until a task may be sent to an endpoint; None at the end."""
         while True:
-            turn: tuple[_Task, Gate] | None = None
-            ended: list[tuple[_Task, Exception]] = []
+            turn: tuple[Task, Gate] | None = None
+            ended: list[tuple[Task, Exception]] = []
             with self._changed:
                 if self._closed:
                     return None
                 now = self._clock()
-                self._wake(now)
+                self._waiting.wake(now)
                 why = self._why_over()
                 if why is not None:
-                    ended = [(task, why) for task in self._take_all()]
-                else:
-                    turn = self._find(now, ended)
+                    ended = [(task, why) for task in self._waiting.take_all() if self._claim(task)]
+                elif self._may_send:
+                    late = [task for task in self._waiting.take_late(now) if self._claim(task)]
+                    ended = [(task, DeadlineExceededError(_LATE.format(task.job.sampling.timeout_s))) for task in late]
+                    turn = self._waiting.take(partial(self._gate_for, now))
                     if turn is not None:
                         self._send(*turn)
                 if turn is None and not ended:
@@ -181,10 +161,6 @@ class ApiGenerator:
                 self._resolve(task, error=error)
             if turn is not None:
                 return turn
-
-    def _wake(self, now: float) -> None:
-        while self._resting and self._resting[0][0] <= now:
-            heapq.heappush(self._ready, heapq.heappop(self._resting)[1])
 
     def _why_over(self) -> Exception | None:
         """Why nothing more can be sent. Answers that are under way come first: a run that hears of this stops."""
@@ -199,58 +175,38 @@ class ApiGenerator:
             )
         return None
 
-    def _take_all(self) -> list[_Task]:
-        left = [*self._ready, *(task for _, task in self._resting)]
-        self._ready, self._resting = [], []
-        return [task for task in left if self._claim(task)]
-
-    def _claim(self, task: _Task) -> bool:
+    def _claim(self, task: Task) -> bool:
         """Whoever gets True has to resolve it."""
         if self._tasks.get(task.job.name) is not task:
             return False
         del self._tasks[task.job.name]
         return True
 
-    def _find(self, now: float, ended: list[tuple[_Task, Exception]]) -> tuple[_Task, Gate] | None:
-        """The first task with an open endpoint; `ended` gets those whose time is over."""
-        if self._num_requests >= self._max_requests:
-            return None
-        passed: list[_Task] = []
-        found = None
-        while self._ready and len(passed) < _LOOK_AHEAD and found is None:
-            task = heapq.heappop(self._ready)
-            if now >= task.deadline:
-                self._claim(task)
-                ended.append((task, DeadlineExceededError(f"not made within {task.job.sampling.timeout_s} s")))
-                continue
-            gate = self._gates.pick(now, task.failed_at)
-            if gate is None:
-                passed.append(task)
-            else:
-                found = (task, gate)
-        for task in passed:
-            heapq.heappush(self._ready, task)
-        return found
+    @property
+    def _may_send(self) -> bool:
+        return self._num_requests < self._max_requests
 
-    def _send(self, task: _Task, gate: Gate) -> None:
+    def _gate_for(self, now: float, task: Task) -> Gate | None:
+        return self._gates.pick(now, task.failed_at)
+
+    def _send(self, task: Task, gate: Gate) -> None:
         gate.send()
         self._num_requests += 1
         self._num_in_flight += 1
         self._most_in_flight = max(self._most_in_flight, self._num_in_flight)
         self._num_retries += task.num_sent > 0
         task.num_sent += 1
-        if self._ready:
+        if self._waiting.has_ready:
             self._changed.notify()
 
     def _wait_s(self, now: float) -> float | None:
         """How long nothing can happen without a notice."""
-        waits = [self._resting[0][0] - now] if self._resting else []
-        if self._ready and self._num_requests < self._max_requests:
-            waits += [self._gates.opens_in(now), *(task.deadline - now for task in self._ready[:_LOOK_AHEAD])]
-        wait = min(waits, default=math.inf)
+        wait = self._waiting.next_wake_at() - now
+        if self._waiting.has_ready and self._may_send:
+            wait = min(wait, self._gates.opens_in(now), self._waiting.next_deadline() - now)
         return None if wait == math.inf else max(_MIN_WAIT_S, wait)
 
-    def _attempt(self, task: _Task, gate: Gate) -> None:
+    def _attempt(self, task: Task, gate: Gate) -> None:
         """Sends one request and does what follows from its answer."""
         started = self._clock()
         if task.started_at is None:
@@ -259,7 +215,7 @@ class ApiGenerator:
         error: Exception | None = None
         try:
             pictures = [source.load() for source in task.job.images]
-        except (OSError, InvalidRequestError) as caught:
+        except Exception as caught:
             error = caught if isinstance(caught, InvalidRequestError) else InvalidRequestError(str(caught))
         was_sent = error is None
         if was_sent:
@@ -279,7 +235,7 @@ class ApiGenerator:
         if ends:
             self._resolve(task, image, error)
 
-    def _judge(self, task: _Task, gate: Gate, error: Exception | None) -> bool:
+    def _judge(self, task: Task, gate: Gate, error: Exception | None) -> bool:
         """What an answer means for the endpoint and the task; False where the task is to be tried again."""
         if error is None:
             gate.answered()
@@ -295,24 +251,17 @@ class ApiGenerator:
             return True  # aborted meanwhile
         if error.fate == "again":
             # "Too many requests" of an endpoint that goes on making images means the queue and not this request.
-            is_queue = error.status == 429 and gate.num_images > task.images_then >= 0
+            is_queue = error.status == 429 and task.failed_at is gate and gate.num_images > task.images_then
             task.num_failures += not is_queue
         task.failed_at, task.images_then = gate, gate.num_images
         if task.num_failures > self._max_retries:
             return True
         pauses = error.fate == "endpoint" or error.retry_after_s is not None  # the endpoint waits, not the task
         rest = 0.0 if pauses else backoff_s(max(1, task.num_failures), random.random())
-        heapq.heappush(self._resting, (now + rest, task))
+        self._waiting.rest(task, now + rest)
         return False
 
-    def _forget(self, task: _Task) -> None:
-        if task in self._ready:
-            self._ready.remove(task)
-            heapq.heapify(self._ready)
-        self._resting = [entry for entry in self._resting if entry[1] is not task]
-        heapq.heapify(self._resting)
-
-    def _resolve(self, task: _Task, image: Image.Image | None = None, error: Exception | None = None) -> None:
+    def _resolve(self, task: Task, image: Image.Image | None = None, error: Exception | None = None) -> None:
         """Called without the lock: whoever waits for the future goes on in this thread."""
         now = self._clock()
         started = now if task.started_at is None else task.started_at
