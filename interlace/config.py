@@ -43,7 +43,7 @@ class EngineConfig:
     """Skip work that is predicted to change little, from a request's own history: whole denoiser calls (step_cache) or
     all blocks but the first (first_block_cache; FLUX, SD3, Qwen-Image). Faster, and lossy."""
     cache_threshold: float | None = None
-    """How much may change, relatively: lower is closer, higher is faster. By default 0.1, or 0.05 for the first block."""
+    """How much may change, relatively: lower is closer, higher is faster. By default 0.1; for the first block 0.05."""
     prompt_cache_bytes: int = 0
     """Keep text encoders' outputs within so many bytes and answer equal prompts from them, to the bit; 0: don't."""
     prompt_cache_policy: PromptCachePolicy = "lru"

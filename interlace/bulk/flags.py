@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -11,6 +11,9 @@ from interlace.bulk.stores import Layout
 from interlace.flags import ModelGroup, NodeGroup, RunGroup, SpeedFlags
 from interlace.models.editing import EditModel
 from interlace.stages.flags import StageFlags
+
+if TYPE_CHECKING:
+    from interlace.bulk.backends.flags import ApiFlags
 
 Switch = Parameter(negative=())
 Many = Parameter(consume_multiple=True, negative=())
@@ -85,8 +88,9 @@ class RunFlags:
     """A row without a seed gets one made of this number, its id and the image's index."""
     grace_s: float = 60.0
     """Seconds that the first Ctrl-C waits for images under way."""
-    max_retries: int = 2
-    """Further attempts at an image after an error that may pass, such as out of memory or a lost connection."""
+    max_retries: int | None = None
+    """Further attempts at an image after an error that may pass, such as out of memory or a lost connection; by
+    default 2, with a service 5."""
     retry_failed: Annotated[bool, Switch] = False
     """Run only the rows that failures.jsonl lists."""
 
@@ -97,7 +101,7 @@ class ModelFlags:
     """What makes the images."""
 
     backend: str = "diffusers"
-    """What makes the images; this version has diffusers."""
+    """What makes the images: diffusers (here), openai or google_genai (services; see --base-url)."""
     torch_dtype: str | None = None
     """float32, bfloat16 or float16; by default bfloat16 on a GPU, float32 on a CPU."""
     device: str | None = None
@@ -139,3 +143,4 @@ class BulkFlags:
     edit: EditModel | None = None  # None: pictures from prompts alone
     model_type: str | None = None  # of an edit, where the user names one
     stages: StageFlags = field(default_factory=StageFlags)
+    api: "ApiFlags | None" = None  # of a service

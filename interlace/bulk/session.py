@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from interlace.bulk.backends import API_BACKENDS, open_api_generator
+from interlace.bulk.backends.flags import ApiFlags
 from interlace.bulk.encoding import Encoding
 from interlace.bulk.export import check_pyarrow
 from interlace.bulk.failures import failed_rows
@@ -34,10 +36,7 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
 
     Raises `InvalidRequestError` for flags or rows that can't be used, `ModelLoadError` for the model.
     """
-    if flags.model.backend != "diffusers":
-        raise InvalidRequestError(
-            f"the backend {flags.model.backend!r} is not available in this version; use diffusers", "backend"
-        )
+    api = _api_flags(flags)
     stages = stages_of(flags, engine)
     model = ModelId(
         model=stages_name(stages) if stages else flags.model_name,
@@ -49,10 +48,10 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
     options = RunOptions(
         model=model,
         base_seed=flags.run.seed,
-        max_num_seqs=engine.max_num_seqs,
+        max_num_seqs=engine.max_num_seqs if api is None else api.num_workers,
         grace_s=flags.run.grace_s,
         strict=flags.select.strict,
-        max_retries=flags.run.max_retries,
+        max_retries=0 if api else _or(flags.run.max_retries, 2),  # a service's pool tries again by itself
         every_row=not (flags.run.retry_failed or flags.select.rows or flags.select.where or flags.select.limit),
         html=flags.output.html,
         export_parquet=flags.output.export_parquet,
@@ -79,13 +78,30 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
     )
     if is_worker():
         return run_worker(work)
-    placement = place(flags.nodes, flags.model.device)
+    nodes = flags.nodes if api is None else replace(flags.nodes, num_processes=None)
+    placement = place(nodes, flags.model.device)
     for note in placement.notes:
         sys.stderr.write(note + "\n")
     if not placement.is_alone:
         return run_node(work, placement, [sys.executable, "-m", "interlace", *ARGUMENTS.get()])
     with Sink(folder, overwrite=overwrite, options=sink_options) as sink:
         return run_bulk(chosen, sink, options, work.open_generator).exit_status
+
+
+def _api_flags(flags: BulkFlags) -> ApiFlags | None:
+    """The service's flags, complete; None where images are made here. Raises `InvalidRequestError`."""
+    backend = flags.model.backend
+    if backend == "diffusers":
+        return None
+    if backend not in API_BACKENDS:
+        known = ", ".join(("diffusers", *API_BACKENDS))
+        raise InvalidRequestError(f"the backend {backend!r} is not available; expected one of {known}", "backend")
+    api = flags.api or ApiFlags()
+    return replace(api, num_processes=flags.nodes.num_processes, max_retries=_or(flags.run.max_retries, 5))
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 def sink_options_of(flags: OutputFlags) -> SinkOptions:
@@ -110,6 +126,9 @@ def open_generator(flags: BulkFlags, engine: EngineConfig) -> "Generator":
     from interlace.bulk.generator import OmniGenerator
     from interlace.models.loader import load_editor
 
+    api = _api_flags(flags)
+    if api is not None:
+        return open_api_generator(flags.model.backend, flags.model_name, api)
     stages = stages_of(flags, engine)
     sys.stderr.write(f"loading {' and '.join(one.model for one in stages) if stages else flags.model_name}\n")
     if not sys.stderr.isatty():

@@ -1,11 +1,12 @@
 """`interlace edit`: pictures edited by instruction, from files of rows, by the thousand."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from interlace.bulk.backends.flags import ApiFlags
 from interlace.bulk.flags import BulkFlags, Many, ModelFlags, NodeFlags, OutputFlags, RunFlags, SelectFlags, Switch
 from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup, SpeedFlags
@@ -29,6 +30,7 @@ def edit(
     engine: EngineFlags = EngineFlags(),  # noqa: B008
     speed: SpeedFlags = SpeedFlags(),  # noqa: B008
     nodes: NodeFlags = NodeFlags(),  # noqa: B008
+    api: ApiFlags = ApiFlags(),  # noqa: B008
 ) -> int:
     """Edit pictures by instruction, by the thousand.
 
@@ -74,10 +76,11 @@ def edit(
         raise InvalidRequestError("expected either --input, or --image with --prompt", "input")
     if images_dir is not None and not images_dir.is_dir():
         raise InvalidRequestError(f"--images-dir {images_dir} is not a folder", "images_dir")
-    kind = find_edit_model(model_name, model_type, revision=model.revision, local_files_only=model.local_files_only)
-    rules = ImageRules(
-        folder=images_dir, allow_remote=allow_remote_images, max_images=kind.max_images, model=kind.pipeline
-    )
+    rules = ImageRules(folder=images_dir, allow_remote=allow_remote_images)
+    kind = None
+    if model.backend == "diffusers":
+        kind = find_edit_model(model_name, model_type, revision=model.revision, local_files_only=model.local_files_only)
+        rules = replace(rules, max_images=kind.max_images, model=kind.pipeline)
     defaults = SamplingParams(**asdict(picture))
     if image is not None and prompt is not None:
         rows = image_rows(image, prompt, defaults, select, rules)
@@ -93,5 +96,6 @@ def edit(
         nodes=nodes,
         edit=kind,
         model_type=model_type,
+        api=api,
     )
     return generate(rows, flags, engine)
