@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,10 +77,25 @@ def test_cancelling_takes_the_request_off_the_server(visitor: Visit, url: str) -
     visitor.page.get_by_role("button", name="Cancel all").click()
     expect(visitor.page.locator(".card")).to_have_count(0)
     expect(visitor.page.locator("#engine-now")).to_have_text("Idle", timeout=WAIT_MS)
+    assert _num_live(url) == 0
+    visitor.complaints[:] = [line for line in visitor.complaints if "404" not in line]  # cancelled before it arrived
+
+
+def test_more_requests_than_connections_run_at_once_and_leave_with_the_page(visitor: Visit, url: str) -> None:
+    visitor.ask(CIRCLE, steps=60, n=10)
+    expect(visitor.page.locator("[data-state=sent]")).to_have_count(10, timeout=WAIT_MS)
+    assert _num_live(url) == 10
+    visitor.page.goto("about:blank")
+    end = time.monotonic() + 20
+    while _num_live(url) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert _num_live(url) == 0
+
+
+def _num_live(url: str) -> int:
     with urllib.request.urlopen(url + "v1/stats") as answer:
         stats = json.load(answer)
-    assert stats["running"] == stats["waiting"] == []
-    visitor.complaints[:] = [line for line in visitor.complaints if "404" not in line]  # cancelled before it arrived
+    return len(stats["running"]) + len(stats["waiting"])
 
 
 def test_an_image_of_the_gallery_can_be_edited(visitor: Visit) -> None:

@@ -3,7 +3,7 @@
 import { $, h, plural } from "./dom.js";
 
 const THREADS = 8;
-const LANES = 6; // shown at once
+const LANES = 8; // shown at once
 const PITCH = 14; // pixels from one forward to the next
 const BUSY_MS = 250;
 const IDLE_MS = 1500;

@@ -96,8 +96,9 @@ export class Gallery {
   }
 }
 
-function stateOf({ step, numSteps, position }) {
+function stateOf({ running, step, numSteps, position }) {
   if (step) return `Step ${step} of ${numSteps}`;
+  if (running) return "Starting";
   return position ? `Number ${position} in the queue` : "Queued";
 }
 

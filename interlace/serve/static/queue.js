@@ -7,8 +7,8 @@ const FOLLOWED = 4;
 const FULL_MS = 1000; // before a full server is asked again
 
 /**
- * A job is {id, mode, prompt, settings, inputs, state, step, numSteps, position, preview, blob, size, error, timings, at};
- * state: waiting (here) | sent (the server has it) | done | failed | cancelled.
+ * A job is {id, mode, prompt, settings, inputs, state, running, step, numSteps, position, preview, blob, size, error,
+ * timings, at}; state: waiting (here) | sent (the server has it) | done | failed | cancelled.
  *
  * Jobs go to the server as asynchronous requests. The first few are followed by their events, with previews; the others
  * by the engine's figures, until it is their turn. `changed(job)` is called after every change.
@@ -33,7 +33,7 @@ export class Queue {
 
   add(jobs) {
     for (const job of jobs) {
-      Object.assign(job, { state: "waiting", step: 0, error: null, at: Date.now() });
+      Object.assign(job, { state: "waiting", running: false, step: 0, error: null, at: Date.now() });
       this.#jobs.set(job.id, job);
     }
     this.#submitAll();
@@ -51,7 +51,7 @@ export class Queue {
     const known = new Map([...running, ...waiting].map((request) => [request.id, request]));
     for (const job of this.#sent.filter((one) => !one.follower)) {
       const request = known.get(job.id);
-      if (request) this.#progress(job, request);
+      if (request) this.#progress(job, request, running.includes(request));
       else this.#settle(job);
     }
   }
@@ -93,7 +93,7 @@ export class Queue {
         if (name === "preview") setPreview(job, previewOf(data));
         if (name === "done") return this.#collect(job, data);
         if (name === "error") return this.#end(job, "failed", data.error?.message);
-        if (job.state === "sent") this.#progress(job, data);
+        if (job.state === "sent") this.#progress(job, data, name !== "queued");
       }
     } catch {
       // the connection broke, or the job was cancelled
@@ -102,10 +102,11 @@ export class Queue {
     delete job.follower;
   }
 
-  #progress(job, { step, num_steps: numSteps, position }) {
+  #progress(job, { step, num_steps: numSteps, position }, running) {
     if (step != null) job.step = Math.max(job.step, step);
     if (numSteps) job.numSteps = numSteps;
-    job.position = job.step ? null : (position ?? null);
+    job.running = running;
+    job.position = position ?? null;
     this.#changed(job);
   }
 
