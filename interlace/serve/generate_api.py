@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,6 +18,7 @@ from interlace.serve.lanes import Lanes
 from interlace.serve.media import decode_image, image_bytes
 from interlace.serve.openapi import ERRORS, body_of
 from interlace.serve.order import Order
+from interlace.serve.stages import stage_args_of
 from interlace.serve.state import lanes_of, registry_of
 
 router = APIRouter(tags=["generate"], responses=ERRORS)
@@ -30,8 +32,10 @@ async def generate(request: Request) -> dict[str, Any]:
     Where every prompt failed, or one can't be accepted, the answer as a whole is an error.
     """
     fields = (await read_body(request, forms=False)).as_fields(GenerateFields)
-    items = _items(fields, lanes_of(request).settings.max_batch_prompts)
+    own, language = stage_args_of(fields.stage_args, lanes_of(request).draw)
+    items = _items(fields, own, lanes_of(request).settings.max_batch_prompts)
     orders = await asyncio.to_thread(lambda: [_order(item, i, len(items), lanes_of(request)) for i, item in items])
+    orders = [replace(order, language=language) for order in orders]
     registry, state = registry_of(request), request.state
     registry.admission.check(state.client, sum(len(order.seeds) for order in orders))
     state.note.update({"model": orders[0].lane.name, "n": sum(len(order.seeds) for order in orders)})
@@ -61,8 +65,12 @@ async def _answer(request: Request, jobs: list[Job]) -> dict[str, Any]:
     return {"id": request.state.request_id, "model": jobs[0].order.lane.name, "outputs": outputs}
 
 
-def _items(fields: GenerateFields, most: int) -> list[tuple[int, dict[str, Any]]]:
-    """Every prompt as an object of its own, with what holds for all."""
+def _items(fields: GenerateFields, own: Mapping[str, Any], most: int) -> list[tuple[int, dict[str, Any]]]:
+    """Every prompt as an object of its own, with what holds for all; `own` is what stages' arguments say."""
+    own = dict(own)
+    if fields.prompt is None and fields.prompts is None:
+        fields.prompt = own.pop("prompt", None)
+    own.pop("prompt", None)
     if (fields.prompt is None) == (fields.prompts is None):
         raise invalid("expected either prompt or prompts", "prompt", "missing_field")
     given = fields.prompts if fields.prompts is not None else fields.prompt
@@ -70,10 +78,7 @@ def _items(fields: GenerateFields, most: int) -> list[tuple[int, dict[str, Any]]
     if not 1 <= len(prompts) <= most:
         raise invalid(f"{len(prompts)} prompts; this server allows 1 to {most} in a request", "prompt")
     common: dict[str, Any] = dict(fields.sampling_params or {})
-    stages = fields.stage_args or []
-    if len(stages) > 1:
-        raise invalid(f"stage_args has {len(stages)} stages; this server runs one", "stage_args")
-    common |= stages[0] if stages else {}
+    common |= own
     common |= {"model": fields.model, "output_format": fields.output_format}
     if fields.multi_modal_data is not None:
         common["multi_modal_data"] = fields.multi_modal_data

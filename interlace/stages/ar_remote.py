@@ -36,7 +36,8 @@ class RemoteARStage:
         try:
             from openai import AsyncOpenAI
         except ImportError as error:
-            raise InvalidRequestError("base_url needs the openai package; pip install openai", "base_url") from error
+            text = "base_url needs the openai package; pip install 'interlace[api]'"
+            raise InvalidRequestError(text, "base_url") from error
         self._client = AsyncOpenAI(
             base_url=args.base_url,
             api_key=os.environ.get(args.api_key_env) or "none",

@@ -65,6 +65,13 @@ def test_images_and_generate_go_through_the_stages_too(live: Live) -> None:
         assert made["timings"]["num_steps"] == 4, "what the stage's dit_config says"
         many = http.post("/generate", json={"prompt": ["a star", "two circles"], "sampling_params": SMALL}).json()
         assert all("images" in one for one in many["outputs"])
+        args = [{"prompt": "a star", "temperature": 0.0}, {"prompt": "a star", "seed": 3, "width": 16, "height": 32}]
+        one = http.post("/generate", json={"stage_args": args}).json()["outputs"][0]
+        assert (one["prompt"], one["images"][0]["seed"], one["images"][0]["width"]) == ("a star", 3, 16)
+        refused = http.post("/generate", json={"stage_args": args[:1]})
+        assert "stage_args has 1 dicts; this server runs 2 stages" in refused.json()["error"]["message"]
+        refused = http.post("/generate", json={"stage_args": [{"prompt": "a", "width": 16}, {}]})
+        assert "stage_args of stage 0: width; expected" in refused.json()["error"]["message"]
         info = http.get("/info").json()
         assert [stage["stage_type"] for stage in info["stages"]] == ["ar", "diffusion"]
         counts = http.get("/v1/stats").json()["stages"]
