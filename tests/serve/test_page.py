@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Route, expect
 
-from serve.page import WAIT_MS, Visit, chromium, running_browser, running_server, visit
+from serve.page import PHONE, WAIT_MS, Visit, chromium, running_browser, running_server, visit
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,7 +20,6 @@ pytestmark = [
         chromium() is None and "CI" not in os.environ, reason="no Chromium here; scripts/install-chromium installs it"
     ),
 ]
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 CIRCLE = "a large red circle on a blue background"
 STAR = "a yellow star above a green square on a white background"
 
@@ -306,31 +304,3 @@ def test_a_key_is_asked_for_once_and_sent_with_every_call(visitor: Visit) -> Non
     assert seen[-1] == "Bearer sesame"
     assert visitor.page.evaluate("Object.keys(localStorage)") == []
     visitor.complaints[:] = [line for line in visitor.complaints if "401" not in line]
-
-
-@pytest.mark.skipif("INTERLACE_PICTURES" not in os.environ, reason="makes docs/images; INTERLACE_PICTURES=docs/images")
-@pytest.mark.parametrize("name", ["page", "page-dark", "page-phone"])
-def test_pictures_for_the_docs(browser: Browser, url: str, name: str) -> None:
-    folder = Path(os.environ["INTERLACE_PICTURES"])
-    wide = {"viewport": {"width": 1280, "height": 860}}
-    options = {"page": wide, "page-dark": {**wide, "color_scheme": "dark"}, "page-phone": PHONE}[name]
-    with visit(browser, url, **options) as someone:
-        someone.ask(f"{CIRCLE}\n{STAR}\na pink heart on a black background", steps=20)
-        someone.wait_done(3)
-        someone.ask("a large green ring on a pink background\na white cross on a red background", steps=36)
-        _wait_for_step(someone, 9)
-        someone.ask("a yellow moon on a purple background\na cyan triangle on an orange background", steps=30)
-        _wait_for_step(someone, 24)
-        expect(someone.page.locator("#engine-now")).to_contain_text("share this forward", timeout=WAIT_MS)
-        someone.page.mouse.move(0, 0)
-        someone.page.screenshot(path=folder / f"{name}.png")
-    with Image.open(folder / f"{name}.png") as picture:
-        small = picture.convert("RGB").quantize(256, kmeans=4, dither=Image.Dither.NONE)
-    small.save(folder / f"{name}.png", optimize=True)
-    assert (folder / f"{name}.png").stat().st_size < 200_000
-
-
-def _wait_for_step(visitor: Visit, step: int) -> None:
-    """Until the newest card is at that step, or a few further."""
-    wanted = re.compile(f"Step ({'|'.join(str(step + more) for more in range(5))}) of ")
-    expect(visitor.page.locator(".card-state").first).to_have_text(wanted, timeout=WAIT_MS)
