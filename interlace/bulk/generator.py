@@ -82,7 +82,11 @@ class OmniGenerator:
 
     def _in_form(self, images: list[Any]) -> list[Any]:
         """What is one picture to the engine is a list to pipelines that want lists."""
-        return [images] if self._edit is not None and self._edit.as_list else images
+        if self._edit is None or not self._edit.as_list:
+            return images
+        from interlace.models.glm import fit_picture
+
+        return [[fit_picture(self._omni.model.pipeline, image) for image in images]]
 
     def _sized(self, sampling: SamplingParams, size: tuple[int, int]) -> SamplingParams:
         """An edit has its picture's shape where no size was asked for."""

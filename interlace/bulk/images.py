@@ -29,6 +29,8 @@ REMOTE_TIMEOUT_S = 30.0
 _FORMATS = frozenset(
     {"PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "QOI"}
 )
+# Sizes are judged below, on many threads; warnings can't be turned off for a moment there.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageSource(ABC):
@@ -52,6 +54,13 @@ class ImageSource(ABC):
     def sha256(self) -> str:
         """Of the file's bytes; what `load` has read is not read again. Raises `InvalidRequestError`."""
         return hashlib.sha256(self.read()).hexdigest()
+
+    def has_changed(self, sha256: str) -> bool:
+        """Whether the bytes are others than those of this digest. True where they can't be read."""
+        try:
+            return self.sha256 != sha256
+        except InvalidRequestError:
+            return True
 
     def load(self) -> Image.Image:
         """The picture, upright, in RGB, as diffusers' `load_image` gives it. Raises `InvalidRequestError`."""
@@ -119,6 +128,10 @@ class RemoteImage(ImageSource):
     @property
     def key(self) -> str:
         return f"url:{self.url}"
+
+    def has_changed(self, sha256: str) -> bool:
+        """Not looked at: a URL stands for one picture."""
+        return False
 
     def read(self) -> bytes:
         from interlace.serve.fetch import fetch
@@ -243,15 +256,13 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     """
     try:
         Image.init()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes are judged here
-            with Image.open(io.BytesIO(data), formats=sorted(_FORMATS & set(Image.OPEN))) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    size = f"{image.width}x{image.height}"
-                    raise InvalidRequestError(f"the image {name} is {size}; expected at most {MAX_PIXELS} pixels")
-                return ImageOps.exif_transpose(image).convert("RGB")
-    except InvalidRequestError:
-        raise
+        with Image.open(io.BytesIO(data), formats=sorted(_FORMATS & set(Image.OPEN))) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except Image.DecompressionBombError as error:
+        most = f"expected at most {MAX_PIXELS} pixels: scale it down"
+        raise InvalidRequestError(f"the image {name} is too large: {error}; {most}") from error
     except Exception as error:  # decoders raise almost anything for broken files
         why = str(error).split("<_io")[0].strip() or type(error).__name__
         why = "its format is not known" if "cannot identify" in why else why

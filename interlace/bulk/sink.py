@@ -90,6 +90,14 @@ def request_key(job: Job, model: ModelId) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _has_other_inputs(job: Job, record: Mapping[str, Any]) -> bool:
+    """Whether the pictures that an edit was made from have other bytes by now."""
+    before = record.get("input_sha256") or []
+    return len(before) != len(job.images) or any(
+        source.has_changed(digest) for source, digest in zip(job.images, before, strict=True)
+    )
+
+
 class Sink:
     """An output folder, held by one run at a time. `write` may be called from many threads.
 
@@ -164,7 +172,9 @@ class Sink:
             return "missing"
         as_wanted = record.get("encoding", "png") == self.options.encoding.label
         as_wanted &= ("shard" in record) == (self.options.layout == "webdataset")
-        return "done" if as_wanted and record.get("request_key") == key else "changed"
+        if not as_wanted or record.get("request_key") != key:
+            return "changed"
+        return "changed" if self.options.verify and _has_other_inputs(job, record) else "done"
 
     def write(self, job: Job, image: Image.Image, record: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Stores one image with what made it. Raises OSError where the disk does not take it; nothing is half done.

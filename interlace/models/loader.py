@@ -16,6 +16,7 @@ from diffusers import DiffusionPipeline
 
 from interlace.errors import InvalidRequestError, ModelLoadError
 from interlace.models.editing import EditModel
+from interlace.models.glm import mend_glm_image
 from interlace.models.optimize import Optimizations
 
 
@@ -78,6 +79,7 @@ def load_model(
 def load_editor(model: str | Path, edit: EditModel, **options: Any) -> LoadedModel:
     """As `load_model`, by the pipeline of `edit` and with its defaults where the model has none of its own."""
     loaded = load_model(model, pipeline_class=edit.pipeline, **options)
+    mend_glm_image(loaded.pipeline)
     return replace(loaded, defaults={**edit.defaults, **loaded.defaults})
 
 

@@ -36,7 +36,7 @@ def build_glm() -> Any:
     tokenizer.image_token, tokenizer.grid_bos_token, tokenizer.grid_eos_token = _EXTRA[:3]
     processor = SmallPreview(
         image_processor=GlmImageImageProcessorPil(
-            patch_size=16, merge_size=1, min_pixels=32 * 32, max_pixels=64 * 64, temporal_patch_size=1
+            patch_size=16, merge_size=1, min_pixels=32 * 32, max_pixels=128 * 128, temporal_patch_size=1
         ),
         tokenizer=tokenizer,
         chat_template=_TEMPLATE,
