@@ -114,8 +114,8 @@ def make_lanes(draw: AsyncOmni, edit: AsyncOmni | None, settings: ServeSettings)
 def editing_sibling(model: LoadedModel) -> LoadedModel | None:
     """The pipeline that edits with the weights of `model`, sharing them; None where the model has no such defaults.
 
-    Modules are copied without their parameters, so that two engines can each intercept their own. To be called
-    before an engine is opened over `model`.
+    Everything is copied but the weights: two engines, each in a thread of its own, intercept modules, set attention
+    processors and tokenize without seeing each other. To be called before an engine is opened over `model`.
     """
     wanted = _EDITS_OF.get(type(model.pipeline).__name__)
     settings = model.all_defaults
@@ -123,11 +123,13 @@ def editing_sibling(model: LoadedModel) -> LoadedModel | None:
         return None  # offloading moves weights about: two engines would do so under each other's feet
     chosen = getattr(diffusers, wanted)
     takes = inspect.signature(chosen.__init__).parameters
-    parts = {
-        name: copy.copy(part) if isinstance(part, torch.nn.Module) else part
-        for name, part in model.pipeline.components.items()
-        if name in takes
-    }
+    parts = {name: _twin(part) for name, part in model.pipeline.components.items() if name in takes}
     name = f"{model.name}-edit"
     limits, about = model.limits, model.description
     return LoadedModel(name=name, pipeline=chosen(**parts), defaults=settings[wanted], limits=limits, description=about)
+
+
+def _twin(part: Any) -> Any:
+    """A copy that shares its tensors, and nothing else."""
+    tensors = [*part.parameters(), *part.buffers()] if isinstance(part, torch.nn.Module) else []
+    return copy.deepcopy(part, {id(tensor): tensor for tensor in tensors})

@@ -25,10 +25,13 @@ def test_info_says_what_can_be_asked_for(server: Live) -> None:
     assert info["quality_steps"]["low"] == 8
 
 
-def test_the_engines_share_their_weights(engines: tuple[AsyncOmni, AsyncOmni]) -> None:
+def test_the_engines_share_their_weights_and_nothing_else(engines: tuple[AsyncOmni, AsyncOmni]) -> None:
     draw, edit = (one.omni.model.pipeline for one in engines)
     assert draw.transformer is not edit.transformer
     assert draw.transformer.proj_out.weight is edit.transformer.proj_out.weight
+    ours, theirs = (one.transformer.transformer_blocks[0].attn for one in (draw, edit))
+    assert ours.processor is not theirs.processor
+    assert draw.tokenizer is not edit.tokenizer
 
 
 def test_health_says_when_it_is_not(engines: tuple[AsyncOmni, AsyncOmni]) -> None:
