@@ -112,8 +112,11 @@ def sink_options_of(flags: OutputFlags) -> SinkOptions:
 
 
 def stages_of(flags: BulkFlags, engine: EngineConfig) -> "tuple[OmniStageConfig, ...] | None":
-    """The stages that the flags ask for, if any."""
+    """The stages that the flags ask for, if any. Raises `InvalidRequestError` for a service's images over stages."""
     model = flags.model
+    if flags.stages.given and model.backend != "diffusers":
+        name = flags.stages.given[0].replace("_", "-")
+        raise InvalidRequestError(f"--{name} needs --backend diffusers; got {model.backend}", "backend")
     load: dict[str, Any] = {"dtype": model.torch_dtype, "variant": model.variant, "revision": model.revision}
     load |= {"device": model.device, "local_files_only": model.local_files_only or None}
     load["optimizations"] = flags.speed.optimizations() if flags.speed != SpeedFlags() else None
@@ -137,7 +140,7 @@ def open_generator(flags: BulkFlags, engine: EngineConfig) -> "Generator":
         from interlace.stages.generator import StagesGenerator
         from interlace.stages.omni_stages import OmniStages
 
-        return StagesGenerator(OmniStages(stages=stages))
+        return StagesGenerator(OmniStages(stages=stages), flags.edit)
     places = {"device": flags.model.device, "local_files_only": flags.model.local_files_only}
     names = {"dtype": flags.model.torch_dtype, "variant": flags.model.variant, "revision": flags.model.revision}
     optimizations = flags.speed.optimizations()

@@ -11,6 +11,7 @@ from interlace.bulk.flags import BulkFlags, Many, ModelFlags, NodeFlags, OutputF
 from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup, SpeedFlags
 from interlace.request import SamplingParams
+from interlace.stages.flags import StageFlags
 
 
 def edit(
@@ -30,6 +31,7 @@ def edit(
     engine: EngineFlags = EngineFlags(),  # noqa: B008
     speed: SpeedFlags = SpeedFlags(),  # noqa: B008
     nodes: NodeFlags = NodeFlags(),  # noqa: B008
+    stages: StageFlags = StageFlags(),  # noqa: B008
     api: ApiFlags = ApiFlags(),  # noqa: B008
 ) -> int:
     """Edit pictures by instruction, by the thousand.
@@ -94,6 +96,7 @@ def edit(
         model=model,
         speed=speed,
         nodes=nodes,
+        stages=stages,
         edit=kind,
         model_type=model_type,
         api=api,

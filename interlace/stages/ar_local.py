@@ -207,7 +207,11 @@ class LocalARStage:
         """The manager's thread ended: what was in it ends with its error, what comes later gets a new one."""
         cause = getattr(getattr(self._manager, "background_thread_status", None), "fatal_error", None)
         logger.error("the language model's loop ended: %r; starting a new one", cause)
-        manager = self._open()
+        try:
+            manager = self._open()
+        except Exception as error:
+            logger.exception("no new one could be started")
+            manager, cause, self._closed = self._manager, error, True
         with self._lock:
             self._manager, lost = manager, list(self._live.values())
         for one in lost:

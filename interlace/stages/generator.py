@@ -5,14 +5,15 @@ from typing import Any
 
 from interlace.bulk.generator import OmniGenerator
 from interlace.bulk.rows import Job
+from interlace.models.editing import EditModel
 from interlace.stages.omni_stages import OmniStages
 
 
 class StagesGenerator(OmniGenerator):
     """`OmniGenerator` over several stages: the drawing stage's parameters, and what every stage did."""
 
-    def __init__(self, omni: OmniStages) -> None:
-        super().__init__(omni)
+    def __init__(self, omni: OmniStages, edit: EditModel | None = None) -> None:
+        super().__init__(omni, edit)
         self._stages = omni
 
     def resolved(self, job: Job) -> Mapping[str, Any]:

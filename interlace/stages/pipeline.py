@@ -19,7 +19,7 @@ from interlace.stages.deadlines import Deadlines
 from interlace.stages.flow import Flow
 from interlace.stages.gate import Gate
 from interlace.stages.handoff import HandoffFunction, Handover
-from interlace.stages.stage import DiffusionStage, Stage
+from interlace.stages.stage import Stage
 
 logger = logging.getLogger("interlace.stages")
 
@@ -133,7 +133,7 @@ class Pipeline:
             left = max(flow.timeout_s - (monotonic() - flow.submitted), 0.0)
             params = replace(params, timeout_s=left)
         options: dict[str, Any] = {"on_progress": self._listener(flow, index)}
-        if isinstance(link.stage, DiffusionStage) and flow.preview_every:
+        if link.config.stage_type == "diffusion" and flow.preview_every:
             options["preview_every"] = flow.preview_every
         start = monotonic()
         future = link.stage.submit(prompt, params, request_id=flow.request_id, **options)

@@ -11,7 +11,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._hold = max((len(one) for one in stop), default=1) - 1  # a stop text may have begun
-        self.tokens: list[int] = []  # without what ends a text
+        self.tokens: list[int] = []  # those that were written, with what ended the text
         self.text = ""
         self.stopped = False
         self._told = 0

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from interlace.cli import run
 from interlace.config import EngineConfig
@@ -81,3 +82,15 @@ def test_a_bulk_run_through_stages_says_what_was_written_and_resumes(tmp_path: P
     assert (out / "manifest.jsonl").read_bytes() == written, "nothing was left to do"
     summary = json.loads((out / "summary.json").read_text())
     assert summary["already_done"] == 2
+
+
+def test_edits_go_through_stages_too(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "in.png")
+    out = tmp_path / "out"
+    flags = ["edit", "--ar-stage", "demo-expand", "--dit-steps", "1", "--image", str(tmp_path / "in.png"), "--prompt",
+             "a star", "--output-dir", str(out)]  # fmt: skip
+    assert run(flags) == 0
+    record = json.loads((out / "manifest.jsonl").read_text())
+    assert record["stages"] == ["demo-expand", "demo-edit"]
+    assert record["prompt"] == "a star"
+    assert len(record["text"].split()) > 4
