@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from interlace.bulk.encoding import FormatName
+from interlace.bulk.enhance import EnhanceFlags, Task
 from interlace.bulk.stores import Layout
 from interlace.flags import ModelGroup, NodeGroup, RunGroup, SpeedFlags
 from interlace.models.editing import EditModel
@@ -142,5 +143,7 @@ class BulkFlags:
     nodes: NodeFlags = field(default_factory=NodeFlags)
     edit: EditModel | None = None  # None: pictures from prompts alone
     model_type: str | None = None  # of an edit, where the user names one
+    enhance: EnhanceFlags = field(default_factory=EnhanceFlags)
+    task: Task = "t2i"
     stages: StageFlags = field(default_factory=StageFlags)
     api: "ApiFlags | None" = None  # of a service

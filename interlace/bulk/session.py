@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from interlace.bulk.backends import API_BACKENDS, open_api_generator
 from interlace.bulk.backends.flags import ApiFlags
 from interlace.bulk.encoding import Encoding
+from interlace.bulk.enhance import with_enhancer
 from interlace.bulk.export import check_pyarrow
 from interlace.bulk.failures import failed_rows
 from interlace.bulk.flags import BulkFlags, OutputFlags
@@ -44,6 +45,7 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
         variant=flags.model.variant,
         torch_dtype=flags.model.torch_dtype,
         model_type=flags.model_type,
+        prompt_enhance=flags.enhance.identity(flags.task),
     )
     options = RunOptions(
         model=model,
@@ -74,7 +76,7 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
         options=options,
         sink_options=sink_options,
         overwrite=overwrite,
-        open_generator=lambda: open_generator(flags, engine),
+        open_generator=lambda: open_enhanced(flags, engine),
     )
     if is_worker():
         return run_worker(work)
@@ -121,6 +123,16 @@ def stages_of(flags: BulkFlags, engine: EngineConfig) -> "tuple[OmniStageConfig,
     load |= {"device": model.device, "local_files_only": model.local_files_only or None}
     load["optimizations"] = flags.speed.optimizations() if flags.speed != SpeedFlags() else None
     return stages_from_flags(flags.stages, flags.model_name, engine=engine, load=load)
+
+
+def open_enhanced(flags: BulkFlags, engine: EngineConfig) -> "Generator":
+    """What makes the images, behind a language model where one rewrites the prompts."""
+    name, place = flags.enhance.prompt_enhance, flags.output.output_dir
+    if name is not None and not flags.enhance.is_remote:
+        sys.stderr.write(f"loading {name}\n")
+        if not sys.stderr.isatty():
+            without_bars()
+    return with_enhancer(lambda: open_generator(flags, engine), flags.enhance, flags.task, place, flags.model.device)
 
 
 def open_generator(flags: BulkFlags, engine: EngineConfig) -> "Generator":

@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _NOT_IN_THE_IMAGE = ("priority", "timeout_s", "num_images")
+_IF_GIVEN = ("model_type", "prompt_enhance")  # keys without these are older than these
 
 State = Literal["missing", "done", "changed"]
 
@@ -76,14 +77,16 @@ class ModelId:
     variant: str | None = None
     torch_dtype: str | None = None
     model_type: str | None = None  # what kind of editor it is, where the user says so
+    prompt_enhance: str | None = None  # what rewrote the prompts
 
 
 def request_key(job: Job, model: ModelId) -> str:
     """A digest of everything that an image depends on; equal keys, equal images."""
     wanted = {name: value for name, value in vars(job.sampling).items() if name not in _NOT_IN_THE_IMAGE}
     wanted |= vars(model) | {"prompt": job.prompt}
-    if model.model_type is None:
-        del wanted["model_type"]
+    for name in _IF_GIVEN:
+        if wanted[name] is None:
+            del wanted[name]
     if job.images:
         wanted["images"] = [source.key for source in job.images]
     text = json.dumps(wanted, sort_keys=True, default=repr)

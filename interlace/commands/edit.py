@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from interlace.bulk.backends.flags import ApiFlags
+from interlace.bulk.enhance import EnhanceFlags
 from interlace.bulk.flags import BulkFlags, Many, ModelFlags, NodeFlags, OutputFlags, RunFlags, SelectFlags, Switch
 from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup, SpeedFlags
@@ -33,6 +34,7 @@ def edit(
     nodes: NodeFlags = NodeFlags(),  # noqa: B008
     stages: StageFlags = StageFlags(),  # noqa: B008
     api: ApiFlags = ApiFlags(),  # noqa: B008
+    enhance: EnhanceFlags = EnhanceFlags(),  # noqa: B008
 ) -> int:
     """Edit pictures by instruction, by the thousand.
 
@@ -100,5 +102,7 @@ def edit(
         edit=kind,
         model_type=model_type,
         api=api,
+        enhance=enhance,
+        task="edit",
     )
     return generate(rows, flags, engine)

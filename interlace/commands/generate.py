@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from interlace.bulk.backends.flags import ApiFlags
+from interlace.bulk.enhance import EnhanceFlags
 from interlace.bulk.flags import BulkFlags, Many, ModelFlags, NodeFlags, OutputFlags, RunFlags, SelectFlags
 from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup, SpeedFlags
@@ -28,6 +29,7 @@ def t2i(
     nodes: NodeFlags = NodeFlags(),  # noqa: B008
     stages: StageFlags = StageFlags(),  # noqa: B008
     api: ApiFlags = ApiFlags(),  # noqa: B008
+    enhance: EnhanceFlags = EnhanceFlags(),  # noqa: B008
 ) -> int:
     """Make images from prompts, by the thousand.
 
@@ -83,5 +85,6 @@ def t2i(
         nodes=nodes,
         stages=stages,
         api=api,
+        enhance=enhance,
     )
     return generate(rows, flags, engine)
