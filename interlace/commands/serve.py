@@ -4,6 +4,7 @@ import logging
 import sys
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from socket import socket
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -72,6 +73,7 @@ def serve(
     """
     try:
         from interlace.serve.app import create_app
+        from interlace.serve.run import bind
         from interlace.serve.run import serve as run
     except ImportError as error:
         text = f"the server needs {error.name}, which is not installed; pip install 'interlace[serve]'"
@@ -90,12 +92,13 @@ def serve(
         optimizations=speed.optimizations(),
     )
     settings = ServeSettings(**asdict(server))
+    listening = bind(settings)
     places: dict[str, Any] = {"device": device, "dtype": torch_dtype, "revision": revision, "variant": variant}
     places |= {"local_files_only": local_files_only or None}
     places |= {"optimizations": speed.optimizations() if speed != SpeedFlags() else None}
     configs = stages_from_flags(stages, model, engine=engine, load=places)
     if configs is not None:
-        _serve_stages(configs, edit_model, settings)
+        _serve_stages(configs, edit_model, settings, listening)
         return
     drawing = load(model, revision=revision, variant=variant)
     editing = load(edit_model) if edit_model else editing_sibling(drawing)
@@ -103,14 +106,16 @@ def serve(
     draws = AsyncOmni(drawing, **options)
     edits = AsyncOmni(editing, **options) if editing is not None else None
     try:
-        run(create_app(draws, settings, edits), settings)
+        run(create_app(draws, settings, edits), settings, listening)
     finally:
         for one in (draws, edits):
             if one is not None:
                 one.omni.close()
 
 
-def _serve_stages(configs: tuple[OmniStageConfig, ...], edit_model: str | None, settings: ServeSettings) -> None:
+def _serve_stages(
+    configs: tuple[OmniStageConfig, ...], edit_model: str | None, settings: ServeSettings, listening: socket
+) -> None:
     from interlace.omni import AsyncOmni
     from interlace.serve.app import create_app
     from interlace.serve.run import serve as run
@@ -121,7 +126,7 @@ def _serve_stages(configs: tuple[OmniStageConfig, ...], edit_model: str | None, 
         raise InvalidRequestError("none of the stages draws; expected one with stage_type: diffusion", "stages")
     omni = AsyncOmni(stages=configs)
     try:
-        run(create_app(omni, settings), settings)
+        run(create_app(omni, settings), settings, listening)
     finally:
         omni.omni.close()
 

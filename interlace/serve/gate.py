@@ -27,6 +27,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys, metrics: ServerMetrics) -> None:
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
+        self.held = 0  # bytes of the bodies of all requests under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -46,6 +47,7 @@ class Gate:
             text = f"unexpected {type(error).__name__}; the server's log says more"
             await visit.answer(ApiError(500, text, code="internal_error", headers={"x-should-retry": "false"}))
         finally:
+            self.held -= visit.taken
             visit.log()
 
 
@@ -79,10 +81,15 @@ class _Visit:
         except TimeoutError:
             text = f"the body took longer than {self.gate.settings.body_timeout_s:g} s; send it faster"
             raise ApiError(408, text, code="body_timeout", headers={"Connection": "close"}) from None
-        self.taken += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self.taken += size
+        self.gate.held += size
         self.ended = not message.get("more_body", False)
         if self.taken > self.gate.settings.max_body_bytes:
             raise self._too_large()
+        if self.gate.held > self.gate.settings.max_bodies_mb * 2**20:
+            text = "too many large bodies at once; send it again in a moment"
+            raise ApiError(503, text, code="bodies_full", headers={"Retry-After": "2", "Connection": "close"})
         return message
 
     async def send(self, message: Message) -> None:

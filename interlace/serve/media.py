@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import threading
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +14,14 @@ from interlace.serve.errors import ApiError, invalid
 from interlace.serve.fetch import fetch
 from interlace.serve.settings import ServeSettings
 
+_decoding = threading.BoundedSemaphore(4)  # at once: each may take hundreds of megabytes for a moment
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
 def decode_image(data: bytes, settings: ServeSettings, param: str = "image", *, alpha: bool = False) -> Image.Image:
     """The first frame, upright, in RGB on white; with `alpha` in RGBA. Runs in a worker.
+
+    What is larger than any picture that this server makes is scaled down to that, so that many fit into memory.
 
     Raises `ApiError` (400) for what is no picture of a known format or has more than `max_input_pixels`.
     """
@@ -31,7 +35,8 @@ def decode_image(data: bytes, settings: ServeSettings, param: str = "image", *, 
                 if alpha and "A" not in image.getbands() and "transparency" not in image.info:
                     text = f"{param} has no alpha channel ({image.mode}); expected a PNG, transparent where to edit"
                     raise invalid(text, param)
-                return _upright(image, alpha)
+                with _decoding:
+                    return _upright(image, alpha, settings.max_image_size)
     except ApiError:
         raise
     except Exception as error:  # decoders raise almost anything for broken files
@@ -53,9 +58,13 @@ def _check_size(image: Image.Image, settings: ServeSettings, param: str) -> None
         raise invalid(f"{param} is {image.width}x{image.height}; expected sides of at most 200:1", param)
 
 
-def _upright(image: Image.Image, alpha: bool) -> Image.Image:
+def _upright(image: Image.Image, alpha: bool, most: int) -> Image.Image:
     image.load()
     image = ImageOps.exif_transpose(image)
+    if max(image.size) > most:
+        if image.mode == "P":
+            image = image.convert("RGBA")
+        image.thumbnail((most, most))
     rgba = image.convert("RGBA")
     if alpha:
         return rgba

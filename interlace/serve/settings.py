@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from interlace.checks import check_number
 from interlace.errors import InvalidRequestError
 
-_POSITIVE = ("max_body_mb", "max_input_pixels", "result_ttl", "max_results_mb", "body_timeout_s", "header_timeout_s",
-             "send_timeout_s", "keep_alive_s", "image_url_timeout_s")  # fmt: skip
+_POSITIVE = ("max_body_mb", "max_bodies_mb", "max_input_pixels", "result_ttl", "max_results_mb", "body_timeout_s",
+             "header_timeout_s", "send_timeout_s", "keep_alive_s", "image_url_timeout_s")  # fmt: skip
 _COUNTS = ("max_image_size", "max_steps", "max_n", "max_input_images", "max_prompt_chars", "max_batch_prompts",
            "max_frames")  # fmt: skip
 
@@ -31,6 +31,8 @@ class ServeSettings:
     """Serve whatever `model` a request names."""
     max_body_mb: float = 64.0
     """Largest body of a request, in MiB."""
+    max_bodies_mb: float = 1024.0
+    """MiB of bodies that may be held at once, of all requests; beyond it requests get 503 with Retry-After."""
     max_input_pixels: int = 32_000_000
     """Largest picture that may be uploaded, in pixels; checked before it is decoded."""
     max_input_images: int = 16

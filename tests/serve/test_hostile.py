@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import os
 import random
 import socket
 import struct
@@ -112,7 +113,7 @@ def test_thousands_of_fuzzed_bodies_get_an_answer(server: Live) -> None:
     names += ["async", "extra_params", "num_inference_steps", "guidance_scale", "output_format", "background", "model"]
     values = [None, True, -1, 0, 2**70, 1e308, "", "\0", "a" * 5000, "64x64", "-1x-1", [], {}, [[[]]], {"a": {"b": 1}}]
     with server.http() as http:
-        for _ in range(700):
+        for _ in range(int(os.environ.get("INTERLACE_FUZZ_N", "500"))):
             body = {draw.choice(names): draw.choice(values) for _ in range(draw.randrange(6))}
             body["nonsense"] = draw.choice(values)
             path = draw.choice((PATH, EDITS, "/generate", "/v1/videos"))
@@ -186,6 +187,20 @@ def test_a_full_queue_says_when_to_come_back(engines: tuple[AsyncOmni, AsyncOmni
             http.delete(f"/v1/requests/{first}")
     finally:
         draw.omni.close()
+
+
+def test_bodies_of_all_together_are_bounded(engines: tuple[AsyncOmni, AsyncOmni]) -> None:
+    with running(*engines, max_bodies_mb=0.05) as live, live.http() as http:
+        got = http.post(PATH, json={"prompt": "a" * 60_000})
+        assert (got.status_code, got.json()["error"]["code"]) == (503, "bodies_full")
+        assert http.post(PATH, json={"prompt": "a", "n": 99}).status_code == 400
+
+
+def test_large_pictures_are_scaled_down_before_they_are_kept() -> None:
+    settings = ServeSettings(max_image_size=100)
+    assert decode_image(png(400, 200), settings).size == (100, 50)
+    assert decode_image(png(400, 200, mode="P", colour=1), settings).size == (100, 50)
+    assert decode_image(mask_png(400, 200), settings, alpha=True).getpixel((2, 2))[3] == 0
 
 
 def test_slow_heads_and_slow_bodies_are_cut_off(engines: tuple[AsyncOmni, AsyncOmni]) -> None:

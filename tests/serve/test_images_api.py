@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from interlace import AsyncOmni, SamplingParams
-from serve.live import SMALL, Live, b64, mask_png, picture, png
+from serve.live import SMALL, Live, b64, mask_png, picture, png, running
 
 EXTRA = {"num_inference_steps": 2, "seed": 7}
 
@@ -225,6 +225,18 @@ def test_errors_are_the_clients_own_exceptions(client: openai.OpenAI) -> None:
         client.images.generate(prompt="a", size="64x64", extra_body={"num_inference_steps": 100, "timeout_s": 0.05})
     assert late.value.status_code == 504
     assert late.value.response.headers["x-should-retry"] == "false"
+
+
+def test_the_client_waits_as_long_as_it_is_told_and_tries_again(engines: tuple[AsyncOmni, AsyncOmni]) -> None:
+    with running(*engines, max_requests_per_key=1) as live:
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
+        busy = {"prompt": "a", "size": "64x64", "extra_body": {"num_inference_steps": 60, "async": True}}
+        client.images.generate(**busy)
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.images.generate(prompt="a", size="64x64", extra_body=EXTRA)
+        assert int(refused.value.response.headers["retry-after"]) >= 1
+        patient = client.with_options(max_retries=20)
+        assert patient.images.generate(prompt="a", size="64x64", extra_body=EXTRA).data
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
