@@ -29,6 +29,7 @@ from interlace.bulk.report import Result
 from interlace.bulk.rows import Job, Rows
 from interlace.bulk.run import run_bulk
 from interlace.bulk.sink import ModelId, Sink, read_manifest
+from interlace.cli import run
 from interlace.errors import AbortedError, DeadlineExceededError, EngineClosedError, InvalidRequestError
 from interlace.request import Output, SamplingParams
 
@@ -514,3 +515,28 @@ def test_pools_end_with_their_threads() -> None:
         outputs(generator(server), [job()])
     time.sleep(0.05)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("interlace-api")]
+
+
+# The command line.
+
+
+@pytest.mark.parametrize(("backend", "model"), [("openai", "some-model"), ("google_genai", "gemini-some-image")])
+def test_t2i_and_edit_ask_the_service_that_the_flags_name(backend: str, model: str, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(png("before"))
+    with ApiServer(lambda seen, attempt: "429" if attempt == 1 else None).running() as server:
+        common = ["--backend", backend, "--model-name", model, "--base-url", address(server, backend)]
+        common += ["--api-key", KEY, "--num-processes", "2", "--max-global-workers", "4"]
+        t2i = ["t2i", "--prompt", "one", "two", "--output-dir", str(tmp_path / "t2i"), *common]
+        assert run(t2i) == 0
+        edit = ["edit", "--image", str(picture), "--prompt", "three", "--output-dir", str(tmp_path / "edit"), *common]
+        assert run(edit) == 0
+    assert {line["prompt"] for line in read_manifest(tmp_path / "t2i")} == {"one", "two"}
+    assert {line["prompt"] for line in read_manifest(tmp_path / "edit")} == {"three"}
+
+
+def test_a_backend_that_is_not_there_is_refused_with_the_known_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["t2i", "--prompt", "a", "--output-dir", str(tmp_path), "--backend", "xdit"]) == 2
+    assert "expected one of diffusers, openai, google_genai" in capsys.readouterr().err

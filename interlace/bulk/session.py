@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from interlace.bulk.backends import API_BACKENDS, open_api_generator
+from interlace.bulk.backends import API_BACKENDS, find_endpoints, open_api_generator
 from interlace.bulk.backends.flags import ApiFlags
 from interlace.bulk.encoding import Encoding
 from interlace.bulk.enhance import with_enhancer
@@ -98,8 +98,15 @@ def _api_flags(flags: BulkFlags) -> ApiFlags | None:
     if backend not in API_BACKENDS:
         known = ", ".join(("diffusers", *API_BACKENDS))
         raise InvalidRequestError(f"the backend {backend!r} is not available; expected one of {known}", "backend")
-    api = flags.api or ApiFlags()
-    return replace(api, num_processes=flags.nodes.num_processes, max_retries=_or(flags.run.max_retries, 5))
+    if flags.nodes.num_gpus is not None or flags.model.device is not None or flags.speed != SpeedFlags():
+        raise InvalidRequestError(
+            f"--backend {backend} uses no device here; leave out device and speed flags", "backend"
+        )
+    api = replace(
+        flags.api or ApiFlags(), num_processes=flags.nodes.num_processes, max_retries=_or(flags.run.max_retries, 5)
+    )
+    find_endpoints(backend, api)
+    return api
 
 
 def _or(value: int | None, default: int) -> int:

@@ -14,6 +14,8 @@ from interlace.flags import EngineFlags, ModelGroup, PictureFlags, RunGroup, Spe
 from interlace.request import SamplingParams
 from interlace.stages.flags import StageFlags
 
+_MAX_API_IMAGES = 16  # of OpenAI's edits
+
 
 def edit(
     *,
@@ -80,7 +82,7 @@ def edit(
         raise InvalidRequestError("expected either --input, or --image with --prompt", "input")
     if images_dir is not None and not images_dir.is_dir():
         raise InvalidRequestError(f"--images-dir {images_dir} is not a folder", "images_dir")
-    rules = ImageRules(folder=images_dir, allow_remote=allow_remote_images)
+    rules = ImageRules(folder=images_dir, allow_remote=allow_remote_images, max_images=_MAX_API_IMAGES)
     kind = None
     if model.backend == "diffusers":
         kind = find_edit_model(model_name, model_type, revision=model.revision, local_files_only=model.local_files_only)
