@@ -22,7 +22,7 @@ from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 WIDTH = 192
 CAPTION_DROPOUT = 0.1
 EDITS_FROM = 0.3  # of the training
-SIZE_SHARES = {"base": 0.76, "small": 0.12, "other": 0.12}
+SIZE_SHARES = {"base": 0.84, "small": 0.08, "other": 0.08}
 NOISE_BIAS = 1.0  # flat pictures show through much noise: what goes where is decided early
 
 
@@ -79,8 +79,8 @@ def _pack(latents: torch.Tensor) -> tuple[int, int, torch.Tensor]:
 class Shards:
     """The latents on disk. New shards are noticed while the training runs."""
 
-    def __init__(self, folder: Path, *, edit_share: float) -> None:
-        self._edit_share = edit_share
+    def __init__(self, folder: Path, *, easy_share: float, edit_share: float) -> None:
+        self._easy_share, self._edit_share = easy_share, edit_share
         self._folder, self._shards = folder, dict[str, dict[str, Any]]()
         self.mean, self.std = 0.0, 1.0
 
@@ -113,7 +113,7 @@ class Shards:
                 self._scale(shard["after"][picks]),
                 self._scale(shard["before"][picks]),
             )
-        among = shard["easy"] if rng.random() < max(0.8 - 3 * progress, 0.15) else range(len(shard["scenes"]))
+        among = shard["easy"] if rng.random() < max(0.8 - 3 * progress, self._easy_share) else range(len(shard["scenes"]))
         picks = [rng.choice(among) for _ in range(rows)]
         return [caption(shard["scenes"][i], rng) for i in picks], self._scale(shard["latents"][picks]), None
 
@@ -221,6 +221,7 @@ def main() -> None:
         "--resume-at", type=float, help="take a checkpoint's schedule to be so far (0 to 1), to train on"
     )
     parser.add_argument("--num-steps", type=int, default=6000)
+    parser.add_argument("--easy-share", type=float, default=0.15, help="of one thing on a plain background, at the end")
     parser.add_argument("--edit-share", type=float, default=0.2, help="of batches with edits, after the first quarter")
     parser.add_argument("--batch", type=int, default=32, help="pictures of 128x128 in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -234,7 +235,7 @@ def main() -> None:
         hour, minute = map(int, args.end_at.split(":"))
         end = datetime.now().replace(hour=hour, minute=minute, second=0)
         args.minutes = (end - datetime.now()).total_seconds() / 60
-    shards = Shards(args.latents, edit_share=args.edit_share)
+    shards = Shards(args.latents, easy_share=args.easy_share, edit_share=args.edit_share)
     train(args.folder, shards, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch,
           peak=args.learning_rate, seed=args.seed, resume_at=args.resume_at,
           device=args.device, compiled=args.compile)  # fmt: skip
