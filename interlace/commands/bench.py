@@ -285,3 +285,59 @@ def stages(
         repeats=repeats,
         output=output,
     )
+
+
+@bench.command
+def serving(
+    *,
+    url: str | None = None,
+    model_name: Annotated[str, Parameter(alias="--model")] = "demo",
+    mix: Annotated[list[str], Parameter(consume_multiple=True, negative=())] = ["128x128/16:2", "96x96/12", "64x64/8"],  # noqa: B006
+    rate: float = 1.0,
+    burst: Annotated[bool, Parameter(negative=())] = False,
+    num_requests: int = 24,
+    slo: float = 3.0,
+    seed: int = 0,
+    api_key: str | None = None,
+    timeout_s: float = 600.0,
+    compare: Annotated[bool, Parameter(negative=())] = False,
+    output: Path | None = None,
+) -> None:
+    """Load on a server that speaks OpenAI's Images API: throughput, latencies, and how many were quick enough.
+
+    ```text
+    interlace bench serving --url http://127.0.0.1:8000/v1 --rate 2 --num-requests 64
+    interlace bench serving --compare --mix 128x128/16:2 64x64/8
+    ```
+
+    Parameters
+    ----------
+    url
+        The server's base URL, with /v1.
+    model_name
+        The model that requests ask for; with --compare, that is served.
+    mix
+        Sorts of requests: WxH/STEPS, with :WEIGHT.
+    rate
+        Requests a second on average; arrivals are random (Poisson).
+    burst
+        All requests at once.
+    num_requests
+        How many.
+    slo
+        The latency that a request may have, as a multiple of its kind's time alone.
+    seed
+        Of arrivals and mix.
+    api_key
+        The server's key.
+    timeout_s
+        Seconds after which a request counts as failed.
+    compare
+        Start Interlace in step mode, in request mode and one by one, and load each in the same way.
+    output
+        A file for the JSON object as well.
+    """
+    from interlace.bench.serving import serving as measure
+
+    measure(url=url, model_name=model_name, mix=mix, rate=rate, burst=burst, num_requests=num_requests, slo=slo,
+            seed=seed, api_key=api_key, timeout_s=timeout_s, compare=compare, output=output)  # fmt: skip
