@@ -60,7 +60,7 @@ class SelectFlags:
 class OutputFlags:
     """Where and how images are written."""
 
-    output_dir: Path
+    output_dir: Path = Path("output")
     """Where everything is written; made if missing."""
     overwrite: Annotated[bool, Switch] = False
     """Make every image anew, whatever is there."""

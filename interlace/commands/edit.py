@@ -24,7 +24,7 @@ def edit(
     prompt: Annotated[list[str] | None, Many, Parameter(group=RunGroup)] = None,
     images_dir: Annotated[Path | None, Parameter(group=RunGroup)] = None,
     allow_remote_images: Annotated[bool, Switch, Parameter(group=RunGroup)] = False,
-    output: OutputFlags,
+    output: OutputFlags = OutputFlags(),  # noqa: B008
     select: SelectFlags = SelectFlags(),  # noqa: B008 (frozen)
     run: RunFlags = RunFlags(),  # noqa: B008
     picture: PictureFlags = PictureFlags(),  # noqa: B008

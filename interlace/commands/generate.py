@@ -18,7 +18,7 @@ def t2i(
     *,
     prompt: Annotated[list[str] | None, Many, Parameter(group=RunGroup)] = None,
     prompts_file: Annotated[str | None, Parameter(group=RunGroup)] = None,
-    output: OutputFlags,
+    output: OutputFlags = OutputFlags(),  # noqa: B008
     select: SelectFlags = SelectFlags(),  # noqa: B008 (frozen)
     run: RunFlags = RunFlags(),  # noqa: B008
     picture: PictureFlags = PictureFlags(),  # noqa: B008
