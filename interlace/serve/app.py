@@ -53,7 +53,7 @@ def create_app(omni: AsyncOmni, settings: ServeSettings | None = None, edit_omni
     for api in (images_api, videos_api, requests_api, generate_api, chat_api, status_api):
         app.include_router(api.router)
     _add_page(app)
-    for kind in (ApiError, InterlaceError, RequestValidationError, ValidationError, HTTPException, Exception):
+    for kind in (ApiError, InterlaceError, RequestValidationError, ValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(Gate, settings=settings, keys=keys, metrics=metrics)
     if settings.cors_origin:

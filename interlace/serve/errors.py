@@ -113,7 +113,7 @@ def _validation(error: RequestValidationError | ValidationError) -> ApiError:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, (dict, list)) and len(value) > 20:
+    if isinstance(value, (dict, list)):  # whatever is in there may be large
         return f"a {type(value).__name__} with {len(value)} items"
     text = repr(value[:200] if isinstance(value, (str, bytes)) else value)
     return text if len(text) <= 100 else text[:97] + "..."
@@ -122,6 +122,6 @@ def _short(value: Any) -> str:
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's handler for whatever a route raised."""
     answer = api_error(error)
-    if answer.code == "internal_error":
+    if answer.code == "internal_error" and answer is not error:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return answer.response()

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interlace.serve.auth import Keys
@@ -40,7 +41,7 @@ class Gate:
             await self.app(scope, visit.receive, visit.send)
         except ApiError as error:
             await visit.answer(error)
-        except (TimeoutError, OSError) as error:
+        except (OSError, ClientDisconnect) as error:
             visit.note["error"] = f"the client went away ({type(error).__name__})"
         except Exception as error:
             logger.exception("%s %s failed", scope["method"], scope["path"])

@@ -94,6 +94,7 @@ async def finished(request: Request, registry: Registry, job: Job) -> None:
     """Waits for the end of a job; a client that leaves aborts it. Raises `ApiError` where it failed."""
     try:
         if not await unless_gone(request, job.ended):
+            request.state.note["disconnected"] = True
             registry.metrics.disconnects.inc()
     finally:
         registry.cancel(job)

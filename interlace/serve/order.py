@@ -92,6 +92,8 @@ def make_sampling(
     if fields.lora is not None:
         raise invalid("lora: adapters can't be chosen by request in this version; serve a model with it fused", "lora")
     values = {name: getattr(fields, name) for name in _PASSED if getattr(fields, name) is not None}
+    if (fields.negative_prompt or "").strip():
+        check_prompt(fields.negative_prompt or "", settings, "negative_prompt")
     if lane.takes("num_inference_steps"):
         values["num_inference_steps"] = num_steps
     width, height = size

@@ -4,7 +4,8 @@ import asyncio
 import base64
 import io
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,3 +72,14 @@ def picture(b64: str) -> Image.Image:
 
 def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def until(check: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What `check` returns as soon as it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = check()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")

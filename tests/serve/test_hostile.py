@@ -21,7 +21,7 @@ from interlace.serve.errors import ApiError
 from interlace.serve.fetch import fetch, public_address
 from interlace.serve.media import decode_image, image_bytes
 from interlace.serve.settings import ServeSettings
-from serve.live import SMALL, Live, b64, mask_png, png, running
+from serve.live import SMALL, Live, b64, mask_png, png, running, until
 
 PATH = "/v1/images/generations"
 EDITS = "/v1/images/edits"
@@ -187,6 +187,17 @@ def test_a_full_queue_says_when_to_come_back(engines: tuple[AsyncOmni, AsyncOmni
             http.delete(f"/v1/requests/{first}")
     finally:
         draw.omni.close()
+
+
+def test_clients_that_leave_in_mid_body_are_no_fault_of_ours(server: Live, caplog: pytest.LogCaptureFixture) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    with caplog.at_level("INFO", "interlace.access"):
+        with socket.create_connection((host, int(port))) as sock:
+            sock.sendall(head.encode() + b'{"prompt"')
+        until(lambda: "went away" in caplog.text)
+    assert "Traceback" not in caplog.text
+    assert '"status": 499' in caplog.text
 
 
 def test_bodies_of_all_together_are_bounded(engines: tuple[AsyncOmni, AsyncOmni]) -> None:

@@ -2,24 +2,13 @@
 
 import json
 import threading
-import time
 
 import pytest
 
 from interlace import AsyncOmni
-from serve.live import SMALL, Live, running
+from serve.live import SMALL, Live, running, until
 
 LONG = {"prompt": "a long one", "size": "128x128", "num_inference_steps": 140, "async": True}
-
-
-def until(check, seconds: float = 30.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = check()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
 
 
 def test_an_asynchronous_request_is_polled_collected_and_deleted(server: Live) -> None:
