@@ -14,7 +14,7 @@ from PIL import Image
 from interlace.bulk.sink import read_manifest
 from interlace.cli import run
 from interlace.errors import InvalidRequestError, ModelLoadError
-from interlace.models.editing import EDIT_MODELS, EditModel, find_edit_model
+from interlace.models.editing import EDIT_MODELS, EditModel, SizeRule, find_edit_model
 from tests.edit_models import compare
 from tests.zoo.family import picture
 
@@ -221,11 +221,30 @@ def test_the_user_knows_better_than_the_model() -> None:
     assert find_edit_model("demo", "FluxImg2ImgPipeline").max_images == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "exact", "other"),
+    [
+        ((128, 128), (128, 128), (128, 128)),
+        ((96, 64), (144, 96), (96, 64)),
+        ((1000, 500), (176, 80), (192, 96)),
+        ((30, 40), (96, 144), (64, 64)),
+        ((2000, 100), (192, 80), (192, 64)),
+    ],
+)
+def test_an_edit_has_its_picture_s_shape(
+    given: tuple[int, int], exact: tuple[int, int], other: tuple[int, int]
+) -> None:
+    limits = {"min_size": 64, "max_size": 192, "multiple_of": 16}
+    assert SizeRule(multiple=16, area=1 << 20, is_exact=True).size(given, {"max_area": 128 * 128}, limits) == exact
+    assert SizeRule(multiple=16, area=1 << 22, is_exact=False).size(given, {}, limits) == other
+
+
 def test_any_pipeline_that_takes_a_picture_edits(data: Path) -> None:
-    flags = ("--image", data / "0.png", "--prompt", "a red circle", "--model-name", "demo", *SMALL)
-    assert edit(data, *flags, "--model-type", "FluxImg2ImgPipeline", "--strength", "0.6") == 0
+    flags = ("--image", data / "1.png", "--prompt", "a red circle", "--model-name", "demo", "--strength", "0.6")
+    assert edit(data, *flags, "--model-type", "FluxImg2ImgPipeline", "--num-inference-steps", 2) == 0
     record = manifest(data)["000000"]
     assert (record["pipeline"], record["strength"]) == ("FluxImg2ImgPipeline", 0.6)
+    assert (record["width"], record["height"]) == (96, 64), "the picture's"
 
 
 @pytest.mark.parametrize("name", EDIT_MODELS)

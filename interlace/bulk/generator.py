@@ -93,6 +93,8 @@ class OmniGenerator:
         rule = None if self._edit is None else self._edit.size
         if rule is None or sampling.height is not None or sampling.width is not None:
             return sampling
+        if not {"height", "width"} <= self._omni.arguments.parameters.keys():
+            return sampling
         width, height = rule.size(size, self._omni.model.defaults, self._omni.model.limits)
         return replace(sampling, width=width, height=height)
 

@@ -23,14 +23,16 @@ class SizeRule:
 
     def size(self, given: tuple[int, int], defaults: Mapping[str, Any], limits: Mapping[str, int]) -> tuple[int, int]:
         """Width and height for a picture of the size `given`, with what a model says of itself."""
-        area = int(defaults.get("max_area", self.area))
         multiple = max(self.multiple, limits.get("multiple_of", 1))
         low, high = limits.get("min_size", multiple), limits.get("max_size", 1 << 20)
-        longest = max(1.0, min(high * high / area, area / (low * low)))
-        ratio = min(max(given[0] / given[1], 1 / longest), longest)
-        if not self.is_exact:
-            area = min(area, given[0] * given[1])
-        sides = (area * ratio) ** 0.5, (area / ratio) ** 0.5
+        area = float(defaults.get("max_area", self.area))
+        if self.is_exact:
+            longest = max(1.0, min(high * high / area, area / (low * low)))  # as 1 to so much
+            ratio = min(max(given[0] / given[1], 1 / longest), longest)
+            sides = (area * ratio) ** 0.5, (area / ratio) ** 0.5
+        else:
+            scale = min(1.0, high / max(given), (area / (given[0] * given[1])) ** 0.5)
+            sides = given[0] * scale, given[1] * scale
         width, height = (min(max(round(side) // multiple * multiple, low), high) for side in sides)
         return width, height
 
@@ -129,7 +131,7 @@ def _named(name: str) -> EditModel:
     if found is not None:
         return found
     if name.endswith("Pipeline") and name.isidentifier():
-        return EditModel(name=name, pipeline=name)
+        return EditModel(name=name, pipeline=name, size=SizeRule(multiple=16, area=2048 * 2048, is_exact=False))
     close = get_close_matches(name, EDIT_MODELS, n=1)
     hint = f"did you mean {close[0]}?" if close else "or the name of a pipeline class of diffusers"
     raise InvalidRequestError(f"the model type is {name!r}; known are {', '.join(EDIT_MODELS)}; {hint}", "model_type")

@@ -53,6 +53,5 @@ def fit_picture(pipeline: Any, image: Image.Image) -> Image.Image:
     low, high = max(low, _TOKEN), max(high, _TOKEN)
     scale = max(1.0, low / min(image.size))
     scale = min(scale, high / max(image.size))
-    sides = (min(max(round(side * scale / _TOKEN), 1) * _TOKEN, high // _TOKEN * _TOKEN) for side in image.size)
-    width, height = sides
+    width, height = (min(max(round(side * scale / _TOKEN), 1) * _TOKEN, high // _TOKEN * _TOKEN) for side in image.size)
     return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
