@@ -7,7 +7,8 @@ import pytest
 
 from interlace import Engine
 from interlace.bench.batch_curve import batch_curve
-from interlace.bench.latency import latency, percentile
+from interlace.bench.latency import latency
+from interlace.bench.percentiles import percentile
 from interlace.bench.quality import quality
 from interlace.bench.throughput import throughput
 from interlace.bench.workloads import make_requests

@@ -1,7 +1,6 @@
 """`interlace bench latency`: requests arrive at random; how long each way of running them lets them wait."""
 
 import json
-import math
 import random
 import statistics
 import sys
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interlace.bench.machine import describe_machine
+from interlace.bench.percentiles import percentile
 from interlace.bench.workloads import make_requests
 from interlace.config import EngineConfig
 from interlace.engine.thread import Engine
@@ -159,12 +159,6 @@ def _figures(replayed: tuple[list[float], float], solo: list[float], slo: float)
         "attained": round(attained, 4),
         "rate_per_s": round(len(latencies) / span, 4),
     }
-
-
-def percentile(values: list[float], q: float) -> float:
-    """The smallest value that at least q per cent of `values` do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(math.ceil(q / 100 * len(ordered)) - 1, 0)]
 
 
 _NAMES = {"interlace": "Interlace", "request": "request waves", "sequential": "stock, one by one"}

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from interlace.bench.latency import percentile
+from interlace.bench.percentiles import percentile
 from interlace.errors import InvalidRequestError
 
 _WAYS = {

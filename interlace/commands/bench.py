@@ -1,7 +1,7 @@
 """`interlace bench`: both sides in one run, a table on stderr, one JSON object last on stdout."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -341,3 +341,56 @@ def serving(
 
     measure(url=url, model_name=model_name, mix=mix, rate=rate, burst=burst, num_requests=num_requests, slo=slo,
             seed=seed, api_key=api_key, timeout_s=timeout_s, compare=compare, output=output)  # fmt: skip
+
+
+@bench.command
+def simulate(
+    *,
+    curves: Path,
+    rate: float,
+    num_requests: int = 10_000,
+    steps: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative=())] = (28,),
+    calls_per_step: int = 1,
+    slo: float = 3.0,
+    attainment: float = 0.9,
+    policy: Literal["fifo", "sjf", "deadline"] = "fifo",
+    max_num_seqs: int = 16,
+    seed: int = 0,
+    output: Path | None = None,
+) -> None:
+    """Plan with the engine's own scheduler: latencies at a rate, what one replica serves, how many a load needs.
+
+    ```text
+    interlace bench batch-curve --sizes 64 128 --output curves.json
+    interlace bench simulate --curves curves.json --rate 5 --steps 16 --calls-per-step 2
+    ```
+
+    Parameters
+    ----------
+    curves
+        What forwards cost: a file of `batch-curve --output`.
+    rate
+        Requests a second, at random (Poisson).
+    num_requests
+        How many are simulated.
+    steps
+        Denoising steps; with several, each request has one of them at random.
+    calls_per_step
+        Denoiser calls a step: 2 under classifier-free guidance.
+    slo
+        The latency that a request may have, as a multiple of its time alone.
+    attainment
+        The share of requests that must be within it.
+    policy
+        fifo, sjf or deadline.
+    max_num_seqs
+        Requests in flight at once on a replica.
+    seed
+        Of the arrivals.
+    output
+        A file for the JSON object as well.
+    """
+    from interlace.bench.simulate import simulate as run
+
+    run(curves=curves, rate=rate, num_requests=num_requests, steps=steps, calls_per_step=calls_per_step, slo=slo,
+        attainment=attainment, policy=policy, max_num_seqs=max_num_seqs, seed=seed, output=output)  # fmt: skip

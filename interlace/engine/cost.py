@@ -63,9 +63,12 @@ class _Curve:
 class CostModel:
     """Learns from real forwards. A shape is any text that names module, sizes and precision."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        """`path`: a file of an earlier run's measurements, read now and written by `save`."""
-        self._path = path
+    def __init__(self, path: Path | None = None, *, settled: bool = False) -> None:
+        """`path`: a file of an earlier run's measurements, read now and written by `save`.
+
+        `settled`: what was observed is all there is; plans count at once, and nothing is tried out (for simulations).
+        """
+        self._path, self._settled = path, settled
         self._curves: dict[str, _Curve] = {}
         self._unsaved = 0
         if path is not None:
@@ -93,10 +96,10 @@ class CostModel:
         One forward in sixteen tries a row count that was not measured yet; a new shape runs as wide as it can.
         """
         curve = self._curves.get(shape)
-        if curve is None or curve.count < _PLAN_AFTER:
+        if curve is None or (curve.count < _PLAN_AFTER and not self._settled):
             return available
         available = min(available, _MAX_PLANNED)
-        if curve.count % _TRY_EVERY == 0 and (rows := _unmeasured(curve, available)):
+        if not self._settled and curve.count % _TRY_EVERY == 0 and (rows := _unmeasured(curve, available)):
             return rows
         if available not in curve.plans:
             curve.plans[available] = _trusted_plan(curve, available)

@@ -1,0 +1,85 @@
+"""The simulator: what can be worked out by hand comes out so; nothing here needs torch."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interlace.bench.simulate import Kind, kinds_of, poisson, read_curves, replay, simulate
+from interlace.config import EngineConfig
+from interlace.engine.cost import CostModel
+from interlace.engine.scheduler import DENOISE
+from interlace.errors import InvalidRequestError
+
+
+def cost(seconds: dict[str, dict[int, float]]) -> CostModel:
+    model = CostModel(settled=True)
+    for shape, curve in seconds.items():
+        for rows, value in curve.items():
+            for _ in range(3):
+                model.observe(shape, rows, value)
+    return model
+
+
+def kind(shape: str = "unet s", steps: int = 10) -> Kind:
+    return Kind("k", ((shape, DENOISE, steps),), steps)
+
+
+FREE = {"unet s": {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}}  # rows cost nothing
+FULL = {"unet s": {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0}}  # rows cost all
+
+
+def test_requests_that_arrive_together_share_every_forward() -> None:
+    assert replay([(0.0, kind())] * 4, cost(FREE), EngineConfig()) == [10.0] * 4
+
+
+def test_a_late_request_joins_at_the_next_forward() -> None:
+    assert replay([(0.0, kind()), (2.5, kind())], cost(FREE), EngineConfig()) == pytest.approx([10.0, 10.5])
+
+
+def test_on_a_full_device_requests_run_in_their_order() -> None:
+    assert replay([(0.0, kind())] * 3, cost(FULL), EngineConfig()) == [10.0, 20.0, 30.0]
+
+
+def test_short_ones_go_first_under_sjf() -> None:
+    arrivals = [(0.0, kind(steps=40)), (0.0, kind(steps=2))]
+    assert replay(arrivals, cost(FULL), EngineConfig(policy="sjf"))[1] == 2.0
+    assert replay(arrivals, cost(FULL), EngineConfig())[1] == 42.0
+
+
+def test_no_more_than_max_num_seqs_run_at_once() -> None:
+    assert replay([(0.0, kind())] * 4, cost(FREE), EngineConfig(max_num_seqs=2)) == [10.0, 10.0, 20.0, 20.0]
+
+
+def test_every_request_ends_and_none_before_its_time_alone() -> None:
+    model = cost(FREE)
+    arrivals = poisson([kind(steps=3), kind(steps=9)], rate=0.4, count=500, seed=1)
+    latencies = replay(arrivals, model, EngineConfig())
+    assert all(s >= k.solo_s(model) - 1e-9 for (_, k), s in zip(arrivals, latencies, strict=True))
+
+
+def curves(path: Path) -> Path:
+    shapes = {"transformer T float32: x 64x8": {"1": 100.0, "8": 200.0}, "vae.decode V float32: z 4x8x8": {"1": 20.0}}
+    path.write_text(json.dumps({"curves": {shape: {"ms": ms} for shape, ms in shapes.items()}}) + "\n")
+    return path
+
+
+def test_it_reads_what_batch_curve_writes(tmp_path: Path) -> None:
+    model = read_curves(curves(tmp_path / "curves.json"))
+    (found,) = kinds_of(model, (10,), calls_per_step=2)
+    assert found.solo_s(model) == pytest.approx(20 * 0.1 + 0.02)
+
+
+def test_a_fleet_is_as_large_as_the_load_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = curves(tmp_path / "curves.json")
+    simulate(curves=path, rate=20.0, num_requests=50, steps=(10,))
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["replica_per_s"] > 1 / result["kinds"]["x 64x8/10"]  # sharing serves more than one at a time
+    assert result["replicas"] >= 20 / result["replica_per_s"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"curves": 3}', '{"curves": {"s": {"ms": {"x": 1}}}}'])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(InvalidRequestError):
+        kinds_of(read_curves(tmp_path / "other.json"), (1,), 1)
