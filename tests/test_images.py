@@ -4,8 +4,10 @@ import base64
 import io
 import os
 import struct
+import threading
 import time
 import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from interlace.bulk import images
 from interlace.bulk.failures import is_transient
 from interlace.bulk.images import DataImage, FileImage, ImageRules, RemoteImage, parse_images
 from interlace.errors import InvalidRequestError
+from interlace.serve import fetch as fetch_module
 from tests.zoo.family import picture
 
 
@@ -69,7 +72,7 @@ def test_what_a_cell_may_say(folder: Path, cell: object, names: list[str]) -> No
         ("[]", "no input_images"),
         ("none.png", "No such file"),
         ("a.png;b.png", 'JSON array: ["a.png", "b.png"]'),
-        ("sub", "is a folder"),
+        ("sub", "is no file"),
         ("", "expected a path"),
         (7, "expected a path"),
         ([["a.png"]], "expected a path"),
@@ -204,6 +207,41 @@ def test_urls_lead_to_public_addresses_only(tmp_path: Path) -> None:
         assert source.key == f"url:{url}"
         with pytest.raises(InvalidRequestError, match="not a public address"):
             source.load()
+
+
+class _Host(BaseHTTPRequestHandler):
+    """Redirects /N to /N-1, and /0 is a picture; /inside leads to this machine's own metadata."""
+
+    def do_GET(self) -> None:
+        if self.path == "/0":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(png(picture(1)))
+            return
+        self.send_response(302)
+        place = "http://169.254.169.254/" if self.path == "/inside" else f"/{int(self.path[1:]) - 1}"
+        self.send_header("Location", place)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_redirects_are_followed_to_public_addresses_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = ThreadingHTTPServer(("127.0.0.1", 0), _Host)
+    threading.Thread(target=host.serve_forever, args=(0.02,), daemon=True).start()
+    check = fetch_module.public_address
+
+    def address(name: str, port: int) -> tuple[str, int]:
+        return ("127.0.0.1", port) if name == "example.com" else check(name, port)
+
+    monkeypatch.setattr(fetch_module, "public_address", address)
+    base = f"http://example.com:{host.server_address[1]}"
+    assert one(f"{base}/4", tmp_path, allow_remote=True).load().size == (32, 32)
+    for path, words in (("/5", "the answer was 302"), ("/inside", "not a public address")):
+        with pytest.raises(InvalidRequestError, match=words):
+            one(base + path, tmp_path, allow_remote=True).load()
+    host.shutdown()
+    host.server_close()
 
 
 def test_a_lost_connection_is_worth_another_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import posixpath
+import stat
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ MAX_BYTES = 256 << 20  # of a file
 MAX_REMOTE_BYTES = 64 << 20
 MAX_PIXELS = 1 << 27  # some 11,600 by 11,600; more is a mistake or an attack
 REMOTE_TIMEOUT_S = 30.0
+MAX_REDIRECTS = 4  # data sets' hosts redirect to where the bytes are
 # What cameras, browsers and datasets write. Formats that call other programs (EPS) are not among them.
 _FORMATS = frozenset(
     {"PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "QOI"}
@@ -137,7 +139,7 @@ class RemoteImage(ImageSource):
         from interlace.serve.fetch import fetch
 
         try:
-            return fetch(self.url, max_bytes=MAX_REMOTE_BYTES, timeout_s=REMOTE_TIMEOUT_S)
+            return fetch(self.url, max_bytes=MAX_REMOTE_BYTES, timeout_s=REMOTE_TIMEOUT_S, max_redirects=MAX_REDIRECTS)
         except (OSError, ValueError) as error:
             raise InvalidRequestError(f"can't fetch the image {self.url}: {error}") from error
 
@@ -231,8 +233,8 @@ def _from_path(text: str, folder: Path) -> FileImage:
         if any(mark in text for mark in ";|,"):
             hint = '; several images in one text are a JSON array: ["a.png", "b.png"]'
         raise InvalidRequestError(f"the image {text[:200]!r} can't be read: {why} ({path.parent}){hint}") from error
-    if not path.is_file():
-        raise InvalidRequestError(f"the image {text[:200]!r} is a folder; expected a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidRequestError(f"the image {text[:200]!r} is no file, but a folder or a device")
     if status.st_size > MAX_BYTES:
         raise InvalidRequestError(f"the image {text[:200]!r} is larger than {MAX_BYTES >> 20} MiB")
     return FileImage(path, _stable_name(text, folder), status.st_size)

@@ -1,19 +1,34 @@
-"""Fetches a file from a URL that a stranger named: public addresses only, no redirects, within a size and a time."""
+"""Fetches a file from a URL that a stranger named: public addresses only, within a size and a time.
+
+Redirects are followed only where that is wanted, each to a public address again.
+"""
 
 import http.client
 import ipaddress
 import socket
 import ssl
 import threading
-from urllib.parse import urlsplit
+from time import monotonic
+from urllib.parse import urljoin, urlsplit
 
 
-def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
+def fetch(url: str, *, max_bytes: int, timeout_s: float, max_redirects: int = 0) -> bytes:
     """The body behind `url`. Blocks; at most `timeout_s` seconds and `max_bytes` bytes.
 
     The name is resolved once and the connection goes to that very address, so that a second answer of the name
     server can't lead inside. Raises OSError or ValueError with a reason.
     """
+    ends = monotonic() + timeout_s
+    for left in range(max_redirects, -1, -1):
+        answer = _ask(url, max_bytes, max(ends - monotonic(), 0.001), follow=left > 0)
+        if isinstance(answer, bytes):
+            return answer
+        url = urljoin(url, answer)
+    raise AssertionError("unreachable: the last answer is no redirect")
+
+
+def _ask(url: str, max_bytes: int, timeout_s: float, follow: bool) -> bytes | str:
+    """The body, or where it is instead."""
     parts = urlsplit(url)
     host, secure = parts.hostname, parts.scheme == "https"
     if parts.scheme not in ("http", "https") or not host or parts.username:
@@ -26,7 +41,7 @@ def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
         connection.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=host) if secure else raw
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"User-Agent": "interlace", "Accept": "image/*"})
-        return _read(connection.getresponse(), max_bytes)
+        return _read(connection.getresponse(), max_bytes, follow)
     except http.client.HTTPException as error:
         raise OSError(f"the answer was not understood or took too long: {type(error).__name__}") from error
     finally:
@@ -48,7 +63,10 @@ def public_address(host: str, port: int) -> tuple[str, int]:
     return str(addresses[0]), port
 
 
-def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+def _read(response: http.client.HTTPResponse, max_bytes: int, follow: bool) -> bytes | str:
+    place = response.getheader("Location")
+    if follow and place and response.status in (301, 302, 303, 307, 308):
+        return place
     if response.status != 200:
         raise OSError(f"the answer was {response.status}; expected 200 (redirects are not followed)")
     data = response.read(max_bytes + 1)
