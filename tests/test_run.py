@@ -192,7 +192,7 @@ def test_a_real_disk_that_is_full_ends_the_run_and_the_next_goes_on(tmp_path: Pa
         assert 3 < made < 60
         subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path)], check=True)
         with Sink(tmp_path, options=SinkOptions(layout=layout, verify=True)) as sink:
-            assert (len(sink.records), sink.num_distrusted) == (made, 0)
+            assert (len(sink.images), sink.num_distrusted) == (made, 0)
             assert run_bulk(rows, sink, run, FakeGenerator).exit_status == 0
         assert len(names(tmp_path)) == 60
     finally:

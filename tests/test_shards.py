@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from interlace.bulk.failures import gather_failures
 from interlace.bulk.flags import NodeFlags
-from interlace.bulk.manifest import read_manifest
+from interlace.bulk.index import Index
+from interlace.bulk.manifest import image_name, read_manifest
 from interlace.bulk.nodes import place
-from interlace.bulk.parts import all_records, gather_parts
+from interlace.bulk.parts import gather_parts, known_images
 from interlace.bulk.rows import BadRow, Job, Row, Rows
 from interlace.bulk.shards import Shard, ShardRows, row_hash
 from interlace.bulk.sink import Sink
@@ -136,6 +137,10 @@ def mine(shard: Shard, count: int = 3) -> list[str]:
     return [name for name in map(str, range(100)) if shard.owns(name)][:count]
 
 
+def names_of(index: Index) -> set[str]:
+    return {image_name(record) for record in index.records()}
+
+
 def test_parts_become_one_manifest_in_the_order_asked_for(tmp_path: Path) -> None:
     names = [*mine(OTHER), *mine(ONE)]
     with Sink(tmp_path, shard=ONE) as one, Sink(tmp_path, shard=OTHER) as other:
@@ -144,8 +149,7 @@ def test_parts_become_one_manifest_in_the_order_asked_for(tmp_path: Path) -> Non
         for name in mine(OTHER):
             write(other, make_job(name))
         one.fail(make_job("lost"), "why", "Error")
-    order = {name: place for place, name in enumerate(sorted(names))}
-    gather_parts(tmp_path, order)
+    gather_parts(tmp_path, sorted(names))
     gather_failures(tmp_path)
     assert [record["id"] for record in read_manifest(tmp_path)] == sorted(names)
     assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["failures.jsonl", "manifest.jsonl"]
@@ -160,7 +164,7 @@ def test_a_plain_run_takes_over_what_parts_say(tmp_path: Path) -> None:
         sink.write_summary({"done": 1})
     (tmp_path / ".tmp-0-0-x.png").write_bytes(b"half")
     with Sink(tmp_path) as sink:
-        assert list(sink.records) == [name]
+        assert (len(sink.images), name in sink.images) == (1, True)
     left = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".lock"))
     assert left == [f"{name}.png", "failures.jsonl", "manifest.jsonl"]
     assert "lost" in (tmp_path / "failures.jsonl").read_text()
@@ -174,10 +178,10 @@ def test_a_shard_knows_its_own_rows_from_all_files_and_leaves_the_others_lines_a
     with Sink(tmp_path, shard=everything) as sink:  # the same part name as ONE, before the rows were divided anew
         write(sink, make_job(theirs))
     with Sink(tmp_path, shard=ONE) as sink:
-        assert list(sink.records) == [ours]
+        assert (len(sink.images), ours in sink.images) == (1, True)
     with Sink(tmp_path, shard=OTHER) as sink:
-        assert list(sink.records) == [theirs]
-    assert set(all_records(tmp_path)) == {ours, theirs}
+        assert (len(sink.images), theirs in sink.images) == (1, True)
+    assert names_of(known_images(tmp_path)) == {ours, theirs}
 
 
 def test_where_two_parts_disagree_the_file_decides(tmp_path: Path) -> None:
@@ -185,7 +189,7 @@ def test_where_two_parts_disagree_the_file_decides(tmp_path: Path) -> None:
     for shard in (Shard(process=1, num_processes=9), Shard(process=0, num_processes=9)):
         with Sink(tmp_path, shard=shard) as sink:
             write(sink, again if shard.process == 0 else job)
-    assert all_records(tmp_path)["7"]["seed"] == 2
+    assert known_images(tmp_path).record("7")["seed"] == 2
 
 
 def test_a_line_that_is_being_written_is_no_news_and_hides_no_other(
@@ -200,4 +204,4 @@ def test_a_line_that_is_being_written_is_no_news_and_hides_no_other(
         write(sink, make_job(ours))
     assert caplog.records == []
     with Sink(tmp_path) as sink:
-        assert set(sink.records) == {ours, theirs}
+        assert names_of(sink.images) == {ours, theirs}

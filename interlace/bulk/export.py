@@ -2,7 +2,8 @@
 
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +24,21 @@ def check_pyarrow() -> None:
         raise InvalidRequestError(message, "export_parquet")
 
 
-def export_parquet(folder: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+def export_parquet(folder: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     """Writes `manifest.parquet`, whole or not at all. Raises OSError where the disk does not take it."""
     import pyarrow
     import pyarrow.parquet
 
-    rows = [_flat(record) for record in records]
-    schema = pyarrow.schema([(name, _type([row.get(name) for row in rows])) for name in _names(rows)])
+    columns: dict[str, _Column] = {}
+    for record in records:
+        for name, value in _flat(record).items():
+            columns.setdefault(name, _Column()).add(value)
+    schema = pyarrow.schema([(name, column.type()) for name, column in columns.items()])
+    rows = iter(map(_flat, records))
     path = folder / PARQUET
     temporary = folder / f"{TEMPORARY}{PARQUET}"
     with pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            some = [_fitting(row, schema) for row in rows[start : start + _ROWS_AT_ONCE]]
+        while some := [_fitting(row, schema) for row in islice(rows, _ROWS_AT_ONCE)]:
             writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
     temporary.replace(path)
     sync_folder(folder)
@@ -47,23 +51,30 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     return flat | {f"timing_{name}": value for name, value in (record.get("timing") or {}).items()}
 
 
-def _names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row))
+class _Column:
+    """What kinds of values a column has, seen one by one."""
 
+    def __init__(self) -> None:
+        self._kinds: set[type] = set()
+        self._low = self._high = 0
 
-def _type(values: Iterable[Any]) -> "pyarrow.DataType":
-    """What holds all the values; a text where they are of different kinds, or not plain."""
-    import pyarrow
+    def add(self, value: object) -> None:
+        if value is not None:
+            self._kinds.add(type(value))
+        if isinstance(value, int):
+            self._low, self._high = min(self._low, value), max(self._high, value)
 
-    values = [value for value in values if value is not None]
-    kinds = {type(value) for value in values}
-    if kinds == {bool}:
-        return pyarrow.bool_()
-    if kinds == {int}:
-        if min(values) >= 0 and max(values) >= 2**63:
-            return pyarrow.uint64() if max(values) < 2**64 else pyarrow.string()
-        return pyarrow.int64() if min(values) >= -(2**63) else pyarrow.string()
-    return pyarrow.float64() if kinds and kinds <= {int, float} else pyarrow.string()
+    def type(self) -> "pyarrow.DataType":
+        """What holds all the values; a text where they are of different kinds, or not plain."""
+        import pyarrow
+
+        if self._kinds == {bool}:
+            return pyarrow.bool_()
+        if self._kinds == {int}:
+            if self._low >= 0 and self._high >= 2**63:
+                return pyarrow.uint64() if self._high < 2**64 else pyarrow.string()
+            return pyarrow.int64() if self._low >= -(2**63) else pyarrow.string()
+        return pyarrow.float64() if self._kinds and self._kinds <= {int, float} else pyarrow.string()
 
 
 def _fitting(row: Mapping[str, Any], schema: "pyarrow.Schema") -> dict[str, Any]:

@@ -91,7 +91,7 @@ def failed_rows(rows: Iterable[Row | BadRow], folder: Path) -> FailedRows:
     return FailedRows(rows, frozenset(str(line["id"]) for lines in listed for line in lines if line.get("id")))
 
 
-def gather_failures(folder: Path, known: Container[str] | None = None) -> None:
+def gather_failures(folder: Path, known: Iterable[str] | None = None) -> None:
     """Puts all parts into the list of failures, of `known` images where these are given. Needs the folder alone.
 
     Rows that can't be used are left out of parts: whoever goes through the input finds them again.
@@ -100,7 +100,10 @@ def gather_failures(folder: Path, known: Container[str] | None = None) -> None:
     if not lines and known is None:
         return
     lines = [*read_failures(folder / FAILURES), *lines]
-    lines = [line for line in lines if known is None or line.get("name") in known]
+    if known is not None:
+        listed = {line["name"] for line in lines if "name" in line}
+        listed = listed.intersection(known) if listed else listed
+        lines = [line for line in lines if line.get("name") in listed]
     replace_file(folder / FAILURES, b"".join(map(json_line, lines)))
     remove_parts(folder, FAILURES)
 

@@ -8,10 +8,12 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from PIL import Image
@@ -30,6 +32,7 @@ _TOP = {"prompt", "seed", "width", "height"}
 _HOLE = re.compile(r"\{\{(\w+)\}\}")
 
 Record = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def write_page(folder: Path, records: Sequence[Record], failures: Iterable[Record], summary: Record) -> Path | None:
@@ -42,11 +45,12 @@ def write_page(folder: Path, records: Sequence[Record], failures: Iterable[Recor
 
 
 def render_page(folder: Path, records: Sequence[Record], failures: Sequence[Record], summary: Record) -> str:
-    shown = _evenly(records, MAX_SHOWN)
-    inlined = {id(record) for record in _evenly(shown, MAX_INLINE)} if _inlines(shown) else set()
-    constant = _constant_facts(shown)
-    items = [_item(folder, record, constant, inline=id(record) in inlined) for record in shown]
-    items += [_failed_item(failure) for failure in failures[:MAX_SHOWN]]
+    shown = _Evenly(records, MAX_SHOWN)
+    constant, in_shards = _common(shown)
+    # A page can't refer to what is inside a shard.
+    inlined = set(_Evenly(range(len(shown)), MAX_INLINE)) if in_shards or len(shown) <= MAX_INLINE else set()
+    items = (_item(folder, record, constant, inline=place in inlined) for place, record in enumerate(shown))
+    failed = map(_failed_item, failures[:MAX_SHOWN])
     left_out = f" · {len(shown):,} of {len(records):,} shown" if len(shown) < len(records) else ""
     holes = {
         "title": html.escape(f"{summary.get('model', 'run')} · {len(records):,} images{left_out}"),
@@ -55,7 +59,7 @@ def render_page(folder: Path, records: Sequence[Record], failures: Sequence[Reco
             " · ".join(f"{name} {value}" for name, value in constant.items() if value not in (None, ""))
         ),
         "charts": "".join(_charts(records)),
-        "data": _script_safe(items),
+        "data": f"[{','.join(map(_script_safe, chain(items, failed)))}]",
         "interlace": html.escape(str(summary.get("interlace", ""))),
     }
     template = files("interlace.bulk").joinpath(PAGE).read_text(encoding="utf-8")
@@ -70,22 +74,30 @@ def _script_safe(value: object) -> str:
     return text
 
 
-def _evenly(records: Sequence[Record], count: int) -> Sequence[Record]:
-    step = len(records) / count
-    return records if step <= 1 else [records[int(place * step)] for place in range(count)]
+class _Evenly(Generic[T]):
+    """So many items of a sequence or, where it has more, evenly chosen ones. Takes them anew every time."""
+
+    def __init__(self, items: Sequence[T], count: int) -> None:
+        self._items, self._step = items, max(1.0, len(items) / count)
+        self._count = min(len(items), count)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._items[int(place * self._step)] for place in range(self._count))
 
 
-def _inlines(records: Sequence[Record]) -> bool:
-    """A page can't refer to what is inside a shard."""
-    return len(records) <= MAX_INLINE or any("shard" in record for record in records)
-
-
-def _constant_facts(records: Sequence[Record]) -> dict[str, Any]:
-    """Parameters that all images share are told once."""
-    if not records:
-        return {}
-    first = {name: value for name, value in records[0].items() if name not in _HIDDEN | _TOP | {"shard"}}
-    return {name: value for name, value in first.items() if all(record.get(name) == value for record in records)}
+def _common(records: Iterable[Record]) -> tuple[dict[str, Any], bool]:
+    """Parameters that all images share, which are told once; and whether any image is in a shard."""
+    constant: dict[str, Any] | None = None
+    in_shards = False
+    for record in records:
+        if constant is None:
+            constant = {name: value for name, value in record.items() if name not in _HIDDEN | _TOP | {"shard"}}
+        constant = {name: value for name, value in constant.items() if record.get(name) == value}
+        in_shards |= "shard" in record
+    return constant or {}, in_shards
 
 
 def _item(folder: Path, record: Record, constant: Mapping[str, Any], *, inline: bool) -> dict[str, Any]:
@@ -155,7 +167,8 @@ def _charts(records: Sequence[Record]) -> Iterable[str]:
     seconds = sorted(value for record in records if (value := seconds_of(record)) is not None)
     if len(seconds) > 1 and seconds[-1] > 0:
         yield _figure("Seconds an image", "images by the seconds they took", _histogram(seconds))
-    rows = [float(value) for record in records if (value := (record.get("timing") or {}).get("mean_rows"))]
+    means = ((record.get("timing") or {}).get("mean_rows") for record in records)
+    rows = array("d", (float(value) for value in means if value))
     if len(rows) > 1:
         yield _figure("Rows a forward", "mean rows of an image's forwards, in the order of the rows", _line(rows))
 

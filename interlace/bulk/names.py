@@ -1,9 +1,30 @@
-"""Which file names are taken, and by which row: some 30 bytes a name, so that a million rows fit anywhere."""
+"""File names by the million: which are taken, and by which row, in some 30 bytes each; and plain lists of them."""
 
+import io
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _LINE_BITS = 40
+
+
+class NameList:
+    """Names in order, at a byte more than their length. They have no control characters in them."""
+
+    def __init__(self) -> None:
+        self._text = io.BytesIO()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        with io.BytesIO(self._text.getvalue()) as lines:
+            for line in lines:
+                yield line[:-1].decode()
+
+    def append(self, name: str) -> None:
+        self._text.write(name.encode() + b"\n")
+        self._count += 1
 
 
 class NameTable:

@@ -62,9 +62,8 @@ def _look(work: Work, placement: Placement) -> int:
 def _put_together(work: Work, lock: FolderLock, outcome: Outcome, seconds: float) -> None:
     """One manifest, one list of failures and one summary from those of all processes. Nobody else writes meanwhile."""
     folder = work.folder
-    order = {name: place for place, name in enumerate(_names(work))}
-    gather_parts(folder, order)
-    gather_failures(folder, order if work.options.every_row else None)
+    gather_parts(folder, _names(work))
+    gather_failures(folder, _names(work) if work.options.every_row else None)
     told = [json.loads(path.read_bytes()) for path in parts(folder, SUMMARY)]
     # The processes have read every image where that was asked for.
     with Sink(folder, hold=lock, options=replace(work.sink_options, verify=False)) as sink:

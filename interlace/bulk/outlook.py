@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from interlace.bulk.index import Index
 from interlace.bulk.manifest import SUMMARY
-from interlace.bulk.parts import all_records
+from interlace.bulk.parts import known_images
 from interlace.bulk.plan import RunOptions, Survey, survey
 from interlace.bulk.rows import BadRow, Row
 from interlace.bulk.sink import Sink, SinkOptions
@@ -38,8 +39,9 @@ class Existing(Sink):
 
     def __init__(self, folder: Path, *, overwrite: bool, options: SinkOptions) -> None:
         self.folder, self.options = folder, options
-        known = {} if overwrite or not folder.is_dir() else all_records(folder)
-        self.records = {name: record for name, record in known.items() if self._is_trusted(record)}
+        nothing = overwrite or not folder.is_dir()
+        self.images = Index() if nothing else known_images(folder, is_trusted=self._is_trusted)
+        self.num_distrusted = self.images.drop_distrusted()
 
 
 def dry_run(

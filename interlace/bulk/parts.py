@@ -4,16 +4,20 @@ A part is named after its node and process, `manifest.0-1.jsonl`. What is known 
 parts together; whoever holds the folder alone puts the parts into the manifest.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from interlace.bulk.disk import replace_file
+from interlace.bulk.disk import json_line
 from interlace.bulk.faults import fault_point
-from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, Record, image_name, last_lines
+from interlace.bulk.index import Index
+from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, Record, Records, write_lines
 from interlace.bulk.shards import Shard
-from interlace.bulk.stores import is_stored, read_stored, tidy_shards
+from interlace.bulk.stores import Moves, is_stored, read_stored, tidy_shards
+
+_ATTEMPTS = 5  # at reading parts, which their processes may write anew
 
 
 def part_of(name: str, shard: Shard | None) -> str:
@@ -33,46 +37,58 @@ def remove_parts(folder: Path, *names: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def all_records(folder: Path, shard: Shard | None = None) -> dict[str, Record]:
-    """The last word on each image of a shard (or of all), by image name; whether it is there is another matter.
+def known_images(
+    folder: Path, shard: Shard | None = None, is_trusted: Callable[[Record], bool] = lambda record: True
+) -> Index:
+    """The last word on each image of a shard (or of all), with what `is_trusted` says of it.
 
     A part is newer than the manifest. Where parts tell different things of one image, its file says which is right.
     """
-    records = _records(folder / MANIFEST, shard)
-    told: dict[str, list[Record]] = {}
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(OSError):
+            return _known_images(folder, shard, is_trusted)
+    return _known_images(folder, shard, is_trusted)
+
+
+def _known_images(folder: Path, shard: Shard | None, is_trusted: Callable[[Record], bool]) -> Index:
+    def read(path: Path) -> Index:
+        index = Index()
+        is_wanted = (lambda row_id: True) if shard is None else shard.owns
+        # Another process may be in the middle of a part's last line.
+        index.read(path, is_trusted, is_wanted, torn_lines_are_news=path.name == MANIFEST)
+        return index
+
+    told = Index()
     for path in parts(folder, MANIFEST):
-        for name, record in _records(path, shard).items():
-            told.setdefault(name, []).append(record)
-    return records | {name: _right_one(folder, rivals) for name, rivals in told.items()}
+        told.merge(read(path), lambda ours, newer: _is_newer_right(folder, ours, newer))
+    known = read(folder / MANIFEST)
+    known.merge(told)
+    return known
 
 
-def gather_parts(folder: Path, order: Mapping[str, int]) -> None:
-    """Puts all parts into the manifest, sorted by `order` (places of image names). Needs the folder alone.
+def gather_parts(folder: Path, names: Iterable[str]) -> None:
+    """Puts all parts into the manifest, in the order of `names` (of images). Needs the folder alone.
 
     At every moment of it, each record is in the manifest or in a part.
     """
-    records = sorted(all_records(folder).values(), key=lambda record: order.get(image_name(record), len(order)))
-    if any("shard" in record for record in records):
-        moved = tidy_shards(folder, [record for record in records if is_stored(folder, record)])
-        records = [record | moved.get(record["file"], {}) if "shard" in record else record for record in records]
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    replace_file(folder / MANIFEST, text.encode())
+    known = known_images(folder, is_trusted=lambda record: "shard" in record and is_stored(folder, record))
+    in_shards = known.records_in_shards()
+    moves = tidy_shards(folder, in_shards) if in_shards else None
+    records = known.records_sorted(names)
+    write_lines(folder / MANIFEST, lambda: moved_lines(records, moves))
     fault_point("gathered")
     remove_parts(folder, MANIFEST)
 
 
-def _records(path: Path, shard: Shard | None) -> dict[str, Record]:
-    # Another process may be in the middle of a part's last line.
-    lines = last_lines(path, torn_lines_are_news=path.name == MANIFEST)
-    if shard is None:
-        return lines
-    return {name: record for name, record in lines.items() if shard.owns(str(record.get("id", name)))}
+def moved_lines(records: Records, moves: Moves | None) -> Iterator[bytes]:
+    """The records' lines, after shards were tidied."""
+    if not moves:
+        return records.lines()
+    return (json_line(moves.followed(json.loads(line))) for line in records.lines())
 
 
-def _right_one(folder: Path, rivals: list[Record]) -> Record:
-    if len({record.get("sha256") for record in rivals}) == 1:
-        return rivals[-1]
-    return next((record for record in rivals if _is_of(folder, record)), rivals[-1])
+def _is_newer_right(folder: Path, ours: Record, newer: Record) -> bool:
+    return ours.get("sha256") == newer.get("sha256") or not _is_of(folder, ours)
 
 
 def _is_of(folder: Path, record: Record) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from interlace.bulk.names import NameList
 from interlace.bulk.rows import BadRow, Job, Row
 from interlace.bulk.sink import ModelId, Sink, State, request_key
 from interlace.errors import InvalidRequestError
@@ -39,7 +40,7 @@ class Survey:
     """What there is to do, before any of it is done."""
 
     num_rows: int = 0
-    names: list[str] = field(default_factory=list)  # every image of the input, in order
+    names: NameList = field(default_factory=NameList)  # every image of the input, in order
     num_done: int = 0
     num_changed: int = 0
     bad: list[BadRow] = field(default_factory=list)

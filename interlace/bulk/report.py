@@ -1,10 +1,10 @@
 """What a bulk run tells its user: on stderr before and after the work, and in files beside the images."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from interlace import __version__
 from interlace.bulk.contact_sheet import write_contact_sheet
@@ -15,6 +15,8 @@ from interlace.bulk.plan import Survey
 from interlace.bulk.progress import Tally
 from interlace.bulk.sink import FAILURES, Sink
 from interlace.bulk.summary import forwards_figures, memory_figures, seconds_per_image
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +66,10 @@ def report(
 
     They tell of the images of `found`, or where these were only a choice of the input, of all that are there.
     """
-    names = [name for name in found.names if name in sink.records] if only_found else list(sink.records)
-    records = [sink.records[name] for name in names]
+    records = sink.images.records(found.names if only_found else None)
     left = found.num_to_do - tally.done - tally.failed
-    summary = summarize(found, tally, sink, records, model, facts, result)
+    seconds = _tried(sink.folder, lambda: seconds_per_image(records)) or {}
+    summary = summarize(found, tally, sink, seconds, model, facts, result)
     title = f"{model} · {len(records)} images"
     written = [_tried(sink.folder, lambda: write_contact_sheet(sink.folder, records, title))]
     if html:
@@ -91,7 +93,7 @@ def summarize(
     found: Survey,
     tally: Tally,
     sink: Sink,
-    records: Iterable[Mapping[str, Any]],
+    seconds_an_image: Mapping[str, float],
     model: str,
     facts: Mapping[str, Any],
     result: Result,
@@ -116,7 +118,7 @@ def summarize(
         "left": found.num_to_do - tally.done - tally.failed,
         "throughput": round(tally.done / seconds, 4) if seconds else 0.0,
         "images_per_s": round(tally.images_per_s, 4),
-        "seconds_per_image": seconds_per_image(records),
+        "seconds_per_image": dict(seconds_an_image),
         **forwards_figures(facts),
         **memory_figures(facts),
         "format": sink.options.encoding.label,
@@ -128,7 +130,7 @@ def summarize(
     }
 
 
-def _tried(folder: Path, write: Callable[[], Path | None]) -> Path | None:
+def _tried(folder: Path, write: Callable[[], T]) -> T | None:
     """The images are what matters: what only tells of them may be missing."""
     try:
         return write()

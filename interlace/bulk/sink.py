@@ -21,12 +21,14 @@ from PIL import Image
 from interlace.bulk.disk import TEMPORARY, GrowingFile, json_line, replace_file, why_not_written
 from interlace.bulk.encoding import Encoding
 from interlace.bulk.failures import Failures, gather_failures
+from interlace.bulk.index import Index, key_digest
+from interlace.bulk.keys import ModelId, has_other_inputs, request_key
 from interlace.bulk.locks import FolderLock
-from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, last_lines, read_manifest
-from interlace.bulk.parts import all_records, part_of, remove_parts
+from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, read_manifest, write_lines
+from interlace.bulk.parts import known_images, moved_lines, part_of, remove_parts
 from interlace.bulk.rows import BadRow, Job
 from interlace.bulk.shards import Shard
-from interlace.bulk.stores import FileStore, Layout, Store, TarStore, discard, is_stored, read_stored, tidy_shards
+from interlace.bulk.stores import FileStore, Layout, Moves, Store, TarStore, is_stored, read_stored, tidy_shards
 from interlace.errors import InvalidRequestError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -43,9 +45,6 @@ __all__ = [
     "replace_file",
     "request_key",
 ]
-
-_NOT_IN_THE_IMAGE = ("priority", "timeout_s", "num_images")
-_IF_GIVEN = ("model_type", "prompt_enhance")  # keys without these are older than these
 
 State = Literal["missing", "done", "changed"]
 
@@ -66,39 +65,6 @@ class SinkOptions:
         if self.shard_size < 1:
             message = f"the shard size is {self.shard_size}; expected at least 1 image"
             raise InvalidRequestError(message, "shard_size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelId:
-    """Which weights, in which precision: a change of any makes other images."""
-
-    model: str
-    revision: str | None = None
-    variant: str | None = None
-    torch_dtype: str | None = None
-    model_type: str | None = None  # what kind of editor it is, where the user says so
-    prompt_enhance: str | None = None  # what rewrote the prompts
-
-
-def request_key(job: Job, model: ModelId) -> str:
-    """A digest of everything that an image depends on; equal keys, equal images."""
-    wanted = {name: value for name, value in vars(job.sampling).items() if name not in _NOT_IN_THE_IMAGE}
-    wanted |= vars(model) | {"prompt": job.prompt}
-    for name in _IF_GIVEN:
-        if wanted[name] is None:
-            del wanted[name]
-    if job.images:
-        wanted["images"] = [source.key for source in job.images]
-    text = json.dumps(wanted, sort_keys=True, default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _has_other_inputs(job: Job, record: Mapping[str, Any]) -> bool:
-    """Whether the pictures that an edit was made from have other bytes by now."""
-    before = record.get("input_sha256") or []
-    return len(before) != len(job.images) or any(
-        source.has_changed(digest) for source, digest in zip(job.images, before, strict=True)
-    )
 
 
 class Sink:
@@ -140,15 +106,15 @@ class Sink:
     def _open(self, overwrite: bool, is_restart: bool) -> None:
         for leftover in self.folder.glob(f"{self._temporary}*"):
             leftover.unlink()
-        if overwrite:
-            known = last_lines(self._path(MANIFEST)) if is_restart else {}
-        else:
-            known = all_records(self.folder, self._shard)
-        self.records = {name: record for name, record in known.items() if self._is_trusted(record)}
-        self.num_distrusted = len(known) - len(self.records)
+        if self._shard is not None:
+            self._compact_part()
+        self.images = Index() if overwrite else known_images(self.folder, self._shard, self._is_trusted)
+        if overwrite and is_restart:
+            self.images.read(self._path(MANIFEST), self._is_trusted)
+        self.num_distrusted = self.images.drop_distrusted()
         self._untidy = overwrite or self.num_distrusted > 0
-        self._compact()
         if self._shard is None:
+            self._compact()
             gather_failures(self.folder)
             remove_parts(self.folder)
         self._store = self._open_store()
@@ -159,7 +125,7 @@ class Sink:
         if self.options.layout == "files":
             return FileStore(self.folder, self._temporary)
         tag = None if self._shard is None else self._shard.tag
-        return TarStore(self.folder, self.options.shard_size, self.records.values(), tag)
+        return TarStore(self.folder, self.options.shard_size, self.images.records(), tag)
 
     def _is_trusted(self, record: Mapping[str, Any]) -> bool:
         if not self.options.verify:
@@ -170,14 +136,20 @@ class Sink:
 
     def state(self, job: Job, key: str) -> State:
         """Whether this very image is there already, from this or an earlier run."""
-        record = self.records.get(job.name)
-        if record is None:
+        entry = self.images.get(job.name)
+        if entry is None:
             return "missing"
-        as_wanted = record.get("encoding", "png") == self.options.encoding.label
-        as_wanted &= ("shard" in record) == (self.options.layout == "webdataset")
-        if not as_wanted or record.get("request_key") != key:
+        as_wanted = entry.encoding == self.options.encoding.label
+        as_wanted &= entry.is_in_shard == (self.options.layout == "webdataset")
+        if not as_wanted or entry.key != key_digest(key):
             return "changed"
-        return "changed" if self.options.verify and _has_other_inputs(job, record) else "done"
+        return "changed" if self.options.verify and self._has_other_inputs(job) else "done"
+
+    def _has_other_inputs(self, job: Job) -> bool:
+        try:
+            return bool(job.images) and has_other_inputs(job, self.images.record(job.name))
+        except OSError:  # it was in a part that its process wrote anew
+            return True
 
     def write(self, job: Job, image: Image.Image, record: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Stores one image with what made it. Raises OSError where the disk does not take it; nothing is half done.
@@ -193,14 +165,16 @@ class Sink:
             if self.options.layout != "files":  # the manifest's lines are in the order of the shards
                 place = self._store.put(job.name, encoding.extension, data, record)
             line = {"id": job.row_id, "index": job.index, **place, **facts, **record, "timing": dict(timing)}
-            self._manifest.append(json_line(line))
-            before = self.records.get(job.name)
-            self.records[job.name] = line
+            start = self._manifest.append(json_line(line))
+            before = self.images.get(job.name)
+            self.images.add(job.name, line, self._manifest.path, start)
             self._failures.forget(job.name)
             if before is not None:
                 self._superseded = True
-                if "shard" in before or before["file"] != line["file"]:
-                    self._untidy |= not discard(self.folder, before)
+                if before.is_in_shard:
+                    self._untidy = True  # it stays in its shard until then
+                elif before.file != line["file"]:
+                    (self.folder / before.file).unlink(missing_ok=True)
 
     def fail(self, where: Job | BadRow, error: str, kind: str, attempts: int = 1) -> None:
         """Lists a row or an image that could not be made. Raises OSError where the disk does not take it."""
@@ -229,8 +203,8 @@ class Sink:
             if self._untidy and self._shard is None:
                 self._tidy()
             elif self._superseded:
-                self._compact()
-            self._failures.forget_earlier(self.records)
+                self._compact() if self._shard is None else self._compact_part()
+            self._failures.forget_earlier(self.images)
             self._failures.close()
         except OSError as error:
             logger.warning("%s", why_not_written(self.folder, error))
@@ -239,10 +213,7 @@ class Sink:
 
     def _tidy(self) -> None:
         """Takes out of tar shards what was made again."""
-        moved = tidy_shards(self.folder, self.records.values())
-        for record in self.records.values():
-            record |= moved.get(record["file"], {}) if "shard" in record else {}
-        self._compact()
+        self._compact(tidy_shards(self.folder, self.images.records_in_shards()))
 
     def _let_go(self) -> None:
         if self._hold is not None:
@@ -255,14 +226,17 @@ class Sink:
     def _path(self, name: str) -> Path:
         return self.folder / part_of(name, self._shard)
 
-    def _compact(self) -> None:
+    def _compact(self, moves: Moves | None = None) -> None:
         """Makes the manifest say each image once; leaves the file alone where it does so already."""
-        path = self._path(MANIFEST)
-        # A part may hold rows of an earlier division into shards: they stay until the parts are put together.
-        records = self.records if self._shard is None else last_lines(path)
-        text = b"".join(map(json_line, records.values()))
-        if not path.exists() or path.read_bytes() != text:
-            replace_file(path, text, self._temporary)
+        records = self.images.records()
+        write_lines(self._path(MANIFEST), lambda: moved_lines(records, moves), self._temporary)
+        self.images.settle(self._path(MANIFEST))
+
+    def _compact_part(self) -> None:
+        """A part may hold rows of an earlier division into shards: they stay until the parts are put together."""
+        part = Index()
+        part.read(self._path(MANIFEST))
+        write_lines(self._path(MANIFEST), part.records().lines, self._temporary)
 
     def __enter__(self) -> Self:
         return self

@@ -9,10 +9,13 @@ import json
 import os
 import re
 import tarfile
+from array import array
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 from interlace.bulk.disk import TEMPORARY, GrowingFile, replace_file
 from interlace.errors import InvalidRequestError
@@ -24,14 +27,6 @@ _PREFIX = "shard-"
 _SHARD = re.compile(r"shard-(\d+-\d+-)?\d{6,}\.tar")  # with or without the tag of a process
 _BLOCK = 512  # bytes
 _END = bytes(2 * _BLOCK)
-
-
-class _Span(NamedTuple):
-    """Where a sample is in its shard, and where its image's bytes are."""
-
-    start: int
-    end: int
-    offset: int
 
 
 class Store(Protocol):
@@ -75,16 +70,20 @@ class TarStore:
         self._file: GrowingFile | None = None
         mine = sorted(path for path in _shards(folder) if path.stem.removeprefix(self._prefix).isdecimal())
         if tag is None:
-            mine = self._resume(mine, _spans(records))
+            mine = self._resume(mine, records)
         self._number = int(mine[-1].stem.removeprefix(self._prefix)) if mine else -1
 
-    def _resume(self, shards: list[Path], spans: Mapping[str, Mapping[str, _Span]]) -> list[Path]:
-        while shards and shards[-1].name not in spans:
+    def _resume(self, shards: list[Path], records: Iterable[Record]) -> list[Path]:
+        kept: dict[str, tuple[int, int]] = {}  # by shard: how many samples, and where the last one ends
+        for record in records if shards else ():
+            if "shard" in record:
+                count, end = kept.get(record["shard"], (0, 0))
+                kept[record["shard"]] = (count + 1, max(end, record["end"]))
+        while shards and shards[-1].name not in kept:
             shards.pop().unlink()
         if shards:
-            kept = spans[shards[-1].name]
-            self._count = len(kept)
-            self._file = GrowingFile(shards[-1], max(span.end for span in kept.values()))
+            self._count, end = kept[shards[-1].name]
+            self._file = GrowingFile(shards[-1], end)
         return shards
 
     def put(self, name: str, extension: str, data: bytes, record: Record) -> dict[str, Any]:
@@ -139,57 +138,56 @@ def is_stored(folder: Path, record: Record) -> bool:
         return False
 
 
-def discard(folder: Path, record: Record) -> bool:
-    """What this line stood for is not wanted any more. False where it stays in its shard until `tidy_shards`."""
-    if "shard" in record:
-        return False
-    (folder / record["file"]).unlink(missing_ok=True)
-    return True
+class Moves:
+    """Where samples are in the shards that were written anew."""
+
+    def __init__(self) -> None:
+        self._starts: dict[str, tuple[array[int], array[int]]] = {}  # by shard: before, in order, and since
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    def note(self, shard: str, before: "array[int]", since: "array[int]") -> None:
+        self._starts[shard] = before, since
+
+    def followed(self, record: Record) -> dict[str, Any]:
+        """The record with its sample's place of today."""
+        before, since = self._starts.get(str(record.get("shard")), ((), ()))
+        place = bisect_left(before, record.get("start", -1))
+        if place == len(before) or before[place] != record["start"]:
+            return dict(record)
+        shift = since[place] - before[place]
+        return {**record, **{name: record[name] + shift for name in ("start", "end", "offset")}}
 
 
-def tidy_shards(folder: Path, records: Iterable[Record]) -> dict[str, dict[str, int]]:
-    """Takes out of all shards what none of the records stands for. Returns the new places, by file name.
+def tidy_shards(folder: Path, records: Iterable[Record]) -> Moves:
+    """Takes out of all shards what none of the records stands for.
 
     Until the manifest knows the new places, it trusts none of them: a crash here costs time, no image.
     """
-    spans = _spans(records)
-    moved: dict[str, dict[str, int]] = {}
-    for path in list(_shards(folder)):
-        kept = spans.get(path.name)
+    moves = Moves()
+    shards = list(_shards(folder))
+    spans: dict[str, array[int]] = defaultdict(lambda: array("q"))  # by shard: starts and ends in turn
+    for record in records if shards else ():
+        if "shard" in record:
+            spans[record["shard"]].extend((record["start"], record["end"]))
+    for path in shards:
+        kept = sorted(zip(spans[path.name][::2], spans[path.name][1::2], strict=True))
         if not kept:
             path.unlink()
-        elif sum(span.end - span.start for span in kept.values()) + len(_END) < path.stat().st_size:
-            moved |= _rewrite(path, kept)
-    return moved
+        elif sum(end - start for start, end in kept) + len(_END) < path.stat().st_size:
+            replace_file(path, _parts(path, kept))
+            since = accumulate((end - start for start, end in kept[:-1]), initial=0)
+            moves.note(path.name, array("q", (start for start, _ in kept)), array("q", since))
+    return moves
 
 
-def _rewrite(path: Path, kept: Mapping[str, _Span]) -> dict[str, dict[str, int]]:
-    moved: dict[str, dict[str, int]] = {}
-    position = 0
-    in_order = sorted(kept.items(), key=lambda item: item[1])
-    for file, span in in_order:
-        shift = position - span.start
-        moved[file] = {"start": position, "end": span.end + shift, "offset": span.offset + shift}
-        position = span.end + shift
-
-    def parts() -> Iterator[bytes]:
-        with path.open("rb") as old:
-            for _, span in in_order:
-                old.seek(span.start)
-                yield old.read(span.end - span.start)
-        yield _END
-
-    replace_file(path, parts())
-    return moved
-
-
-def _spans(records: Iterable[Record]) -> dict[str, dict[str, _Span]]:
-    """Where samples begin and end: by shard, by file name."""
-    spans: dict[str, dict[str, _Span]] = defaultdict(dict)
-    for record in records:
-        if "shard" in record:
-            spans[record["shard"]][record["file"]] = _Span(record["start"], record["end"], record["offset"])
-    return spans
+def _parts(path: Path, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    with path.open("rb") as old:
+        for start, end in spans:
+            old.seek(start)
+            yield old.read(end - start)
+    yield _END
 
 
 def _shards(folder: Path) -> Iterator[Path]:
