@@ -13,6 +13,7 @@ from interlace.commands.quiet import without_bars
 from interlace.config import EngineConfig
 from interlace.errors import InvalidRequestError
 from interlace.flags import EngineFlags, ModelGroup, SpeedFlags
+from interlace.serve.binding import bind
 from interlace.serve.settings import ServeSettings
 from interlace.stages.config import OmniStageConfig
 from interlace.stages.flags import StageFlags, stages_from_flags
@@ -71,9 +72,10 @@ def serve(
     local_files_only
         Don't download anything.
     """
+    settings = ServeSettings(**asdict(server))
+    listening = bind(settings)
     try:
         from interlace.serve.app import create_app
-        from interlace.serve.run import bind
         from interlace.serve.run import serve as run
     except ImportError as error:
         text = f"the server needs {error.name}, which is not installed; pip install 'interlace[serve]'"
@@ -91,8 +93,6 @@ def serve(
         local_files_only=local_files_only,
         optimizations=speed.optimizations(),
     )
-    settings = ServeSettings(**asdict(server))
-    listening = bind(settings)
     places: dict[str, Any] = {"device": device, "dtype": torch_dtype, "revision": revision, "variant": variant}
     places |= {"local_files_only": local_files_only or None}
     places |= {"optimizations": speed.optimizations() if speed != SpeedFlags() else None}

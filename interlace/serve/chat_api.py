@@ -167,7 +167,8 @@ async def _events(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
             yield chunk(part, {"role": "assistant", "content": ""})
         while True:
             try:
-                event = await asyncio.wait_for(events.get(), registry.settings.keep_alive_s)
+                async with asyncio.timeout(registry.settings.keep_alive_s):
+                    event = await events.get()
             except TimeoutError:
                 yield None
                 continue
@@ -185,6 +186,7 @@ async def _events(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
                 yield "", "[DONE]"
                 return
     finally:
+        job.watchers.remove(events)
         if not job.is_over:
             registry.metrics.disconnects.inc()
         registry.cancel(job)

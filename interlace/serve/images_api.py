@@ -182,6 +182,7 @@ async def _events(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
             elif event.kind == "done":
                 return
     finally:
+        job.watchers.remove(events)
         if not job.is_over:
             registry.metrics.disconnects.inc()
         registry.cancel(job)

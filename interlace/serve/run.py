@@ -11,27 +11,13 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from interlace.errors import InvalidRequestError
+from interlace.serve.binding import bind
 from interlace.serve.errors import ApiError
 from interlace.serve.registry import Registry
 from interlace.serve.settings import ServeSettings
 from interlace.serve.state import ServerState
 
 logger = logging.getLogger("interlace.serve")
-
-
-def bind(settings: ServeSettings) -> socket.socket:
-    """The socket to listen on, taken before a model is loaded. Raises `InvalidRequestError` where it is in use."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((settings.host, settings.port))
-    except OSError as error:
-        sock.close()
-        text = f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another --port"
-        raise InvalidRequestError(text, "port") from error
-    return sock
 
 
 def serve(app: FastAPI, settings: ServeSettings, sock: socket.socket | None = None) -> None:
