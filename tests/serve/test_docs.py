@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from serve.live import Live, png
 
 PAGE = (Path(__file__).parents[2] / "docs/server.md").read_text()
