@@ -5,6 +5,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +44,13 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def entries(folder: Path, pattern: str) -> list[Path]:
+    """A folder's entries whose names match, sorted. Unlike `glob` it holds no others: there may be millions."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        return sorted(folder / entry.name for entry in found if fnmatchcase(entry.name, pattern))
+    return []
 
 
 def why_not_written(folder: Path, error: OSError) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from interlace.bulk.disk import json_line
+from interlace.bulk.disk import entries, json_line
 from interlace.bulk.faults import fault_point
 from interlace.bulk.index import Index
 from interlace.bulk.manifest import FAILURES, MANIFEST, SUMMARY, Record, Records, write_lines
@@ -28,7 +28,7 @@ def part_of(name: str, shard: Shard | None) -> str:
 
 def parts(folder: Path, name: str) -> list[Path]:
     stem, suffix = name.rsplit(".", 1)
-    return sorted(folder.glob(f"{stem}.[0-9]*-[0-9]*.{suffix}"))
+    return entries(folder, f"{stem}.[0-9]*-[0-9]*.{suffix}")
 
 
 def remove_parts(folder: Path, *names: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from PIL import Image
 
-from interlace.bulk.disk import TEMPORARY, GrowingFile, json_line, replace_file, why_not_written
+from interlace.bulk.disk import TEMPORARY, GrowingFile, entries, json_line, replace_file, why_not_written
 from interlace.bulk.encoding import Encoding
 from interlace.bulk.failures import Failures, gather_failures
 from interlace.bulk.index import Index, key_digest
@@ -104,7 +104,7 @@ class Sink:
             raise kind(why_not_written(folder, error)) from error
 
     def _open(self, overwrite: bool, is_restart: bool) -> None:
-        for leftover in self.folder.glob(f"{self._temporary}*"):
+        for leftover in entries(self.folder, f"{self._temporary}*"):
             leftover.unlink()
         if self._shard is not None:
             self._compact_part()

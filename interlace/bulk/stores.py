@@ -17,7 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from interlace.bulk.disk import TEMPORARY, GrowingFile, replace_file
+from interlace.bulk.disk import TEMPORARY, GrowingFile, entries, replace_file
 from interlace.errors import InvalidRequestError
 
 Layout = Literal["files", "webdataset"]
@@ -191,7 +191,7 @@ def _parts(path: Path, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
 
 
 def _shards(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if _SHARD.fullmatch(path.name))
+    return (path for path in entries(folder, f"{_PREFIX}*") if _SHARD.fullmatch(path.name))
 
 
 def _is_in_shard(path: Path, record: Record) -> bool:
