@@ -30,8 +30,8 @@ def test_an_image_costs_few_bytes(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert len(index) == len(records) == count
-    assert kept < 200 * count + 500_000
-    assert peak < 250 * count + 500_000
+    assert kept < 300 * count  # a dict of what the lines say takes 2,000
+    assert peak < 500 * count
     assert records[count - 1]["id"] == f"row-{count - 1}"
     assert index.record("row-7")["request_key"] == f"{7:016x}"
 
