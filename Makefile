@@ -28,7 +28,7 @@ demo: install
 
 test: install
 	scripts/install-chromium
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 	@echo "All tests passed."
 
 lint: install
