@@ -1,5 +1,6 @@
 """What a stage is: which model, how it is run, what becomes its prompt. Knows nothing of torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -16,6 +17,11 @@ OnError = Literal["fail", "user_prompt"]
 T = TypeVar("T")
 
 LOAD_OPTIONS = ("dtype", "variant", "revision", "local_files_only", "pipeline_class", "optimizations")
+_COMES_AFTER: Mapping[str, StageType] = {
+    "text_to_prompt": "ar",
+    "hidden_states_to_prompt_embeds": "ar",
+    "image_to_image": "diffusion",
+}
 MODALITIES = ("text", "image", "video", "audio", "hidden_states")
 
 
@@ -31,8 +37,9 @@ class DiTConfig:
 
     def __post_init__(self) -> None:
         SamplingParams(**self.sampling())
-        if self.scheduler is not None and not isinstance(self.scheduler, str):
-            raise InvalidRequestError(f"scheduler is {self.scheduler!r}; expected the name of a class", "scheduler")
+        if self.scheduler is not None and not str(self.scheduler).endswith("Scheduler"):
+            text = f"scheduler is {self.scheduler!r}; expected a scheduler class of diffusers, such as UniPCMultistep"
+            raise InvalidRequestError(f"{text}Scheduler", "scheduler")
 
     def sampling(self) -> dict[str, Any]:
         """Its sampling parameters that are set, by name."""
@@ -80,11 +87,10 @@ class OmniStageConfig:
         check_number("replicas", self.replicas, 1, whole=True)
         if self.max_in_flight is not None:
             check_number("max_in_flight", self.max_in_flight, 1, whole=True)
-        if not isinstance(self.device, str) and self.device is not None and len(self.device) != self.replicas:
-            raise InvalidRequestError(
-                f"device names {len(self.device)} devices for {self.replicas} replicas; expected one, or one a replica",
-                "device",
-            )
+        self._check_device()
+        for name in ("engine_args", "default_sampling_params"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InvalidRequestError(f"{name} is {getattr(self, name)!r}; expected keys with values", name)
         for name in ("input_modalities", "output_modalities"):
             for one in getattr(self, name):
                 check_choice(name, one, MODALITIES)
@@ -122,6 +128,17 @@ class OmniStageConfig:
     def device_of(self, replica: int) -> str | None:
         return self.device if isinstance(self.device, str) or self.device is None else self.device[replica]
 
+    def _check_device(self) -> None:
+        named = self.device if isinstance(self.device, (list, tuple)) else [self.device or "cpu"]
+        for one in named:
+            if not isinstance(one, str) or not re.fullmatch(r"[a-z]+(:\d+)?", one):
+                raise InvalidRequestError(f"device is {one!r}; expected cuda, cuda:1, cpu, ... or a list", "device")
+        if isinstance(self.device, (list, tuple)) and len(named) != self.replicas:
+            raise InvalidRequestError(
+                f"device names {len(named)} devices for {self.replicas} replicas; expected one, or one a replica",
+                "device",
+            )
+
 
 def create_ar_stage_config(
     stage_id: int,
@@ -154,19 +171,26 @@ def create_dit_stage_config(
 
 
 def check_stages(stages: Sequence[OmniStageConfig]) -> tuple[OmniStageConfig, ...]:
-    """The stages in the order of their ids. Raises `InvalidRequestError` when they don't make a pipeline."""
+    """The stages in the order of their ids. Raises `InvalidRequestError` when they don't make a pipeline; its `param`
+    is the place of the stage and the field, such as `stages.1.handoff`."""
     for one in stages:
         if not isinstance(one, OmniStageConfig):
             raise InvalidRequestError(f"a stage is a {type(one).__name__}; expected create_ar_stage_config(...) or "
                                       "create_dit_stage_config(...)", "stages")  # fmt: skip
-    ordered = tuple(sorted(stages, key=lambda stage: stage.stage_id))
-    ids = [stage.stage_id for stage in ordered]
-    if ids != list(range(len(ids))) or not ids:
-        raise InvalidRequestError(f"stage ids are {ids}; expected 0, 1, 2, ... with at least one stage", "stage_id")
-    if ordered[0].handoff is not None:
-        raise InvalidRequestError("stage 0 has a handoff; nothing comes before it: put it on a later stage", "handoff")
-    return tuple(replace(stage, handoff=stage.handoff or _usual(before, stage)) if before else stage
-                 for before, stage in zip((None, *ordered), ordered, strict=False))  # fmt: skip
+    places = sorted(range(len(stages)), key=lambda place: stages[place].stage_id)
+    ids = [stages[place].stage_id for place in places]
+    wrong = next((place for count, place in enumerate(places) if stages[place].stage_id != count), None)
+    if wrong is not None or not ids:
+        text = f"stage ids are {ids}; expected 0, 1, 2, ... with at least one stage"
+        raise InvalidRequestError(text, f"stages.{wrong or 0}.stage_id")
+    ordered = [stages[place] for place in places]
+    checked: list[OmniStageConfig] = []
+    for before, stage, place in zip((None, *ordered), ordered, places, strict=False):
+        try:
+            checked.append(replace(stage, handoff=_handoff(before, stage)))
+        except InvalidRequestError as error:
+            raise InvalidRequestError(str(error), f"stages.{place}.handoff") from error
+    return tuple(checked)
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str, also: Sequence[str] = ()) -> T:
@@ -182,11 +206,23 @@ def build(kind: type[T], values: Mapping[str, Any], where: str, also: Sequence[s
     return kind(**values)
 
 
-def _usual(before: OmniStageConfig, stage: OmniStageConfig) -> HandoffConfig:
-    if before.stage_type == "ar":
+def _handoff(before: OmniStageConfig | None, stage: OmniStageConfig) -> HandoffConfig | None:
+    """The stage's handoff, by default what fits the types. Raises `InvalidRequestError` for one that never can work."""
+    if before is None:
+        if stage.handoff is not None:
+            raise InvalidRequestError("stage 0 has a handoff; nothing comes before it: put it on a later stage")
+        return None
+    if stage.handoff is None:
         hidden = "hidden_states" in stage.input_modalities
-        return HandoffConfig(function="hidden_states_to_prompt_embeds" if hidden else "text_to_prompt")
-    return HandoffConfig(function="image_to_image")
+        text = "hidden_states_to_prompt_embeds" if hidden else "text_to_prompt"
+        return HandoffConfig(function=text if before.stage_type == "ar" else "image_to_image")
+    expected = _COMES_AFTER.get(stage.handoff.function, before.stage_type)
+    if expected != before.stage_type:
+        raise InvalidRequestError(
+            f"handoff {stage.handoff.function} comes after a stage of type {expected}; stage {before.stage_id} is "
+            f"{before.stage_type}"
+        )
+    return stage.handoff
 
 
 def _create(

@@ -11,6 +11,7 @@ from interlace.stages.config import DiTConfig, HandoffConfig, OmniStageConfig, b
 
 _RENAMED = {"model_path": "model"}
 _HANDOFF_KEYS = frozenset({"function", "on_error"})
+_MAPPINGS = ("engine_args", "default_sampling_params", "dit_config")
 Path_ = tuple[str | int, ...]
 
 
@@ -26,13 +27,13 @@ def load_deploy_config(path: Path) -> tuple[OmniStageConfig, ...]:
 
 def parse_deploy_config(text: str, name: str = "deploy file") -> tuple[OmniStageConfig, ...]:
     """As `load_deploy_config`, from text."""
+    lines: dict[Path_, int] = {}
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = _value(root, (), lines, name) if root is not None else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidRequestError(f"{name}, line {line}: not YAML: {error.problem}", "deploy_config") from error
-    lines: dict[Path_, int] = {}
-    values = _value(root, (), lines, name) if root is not None else None
+        raise InvalidRequestError(f"{name}, line {line}: not plain YAML: {error.problem}", "deploy_config") from error
     if not isinstance(values, dict) or not isinstance(values.get("stage_args"), list) or not values["stage_args"]:
         raise InvalidRequestError(f"{name}, line 1: expected `stage_args:` with a list of stages", "deploy_config")
     for key in values:
@@ -42,7 +43,8 @@ def parse_deploy_config(text: str, name: str = "deploy file") -> tuple[OmniStage
     try:
         return check_stages(stages)
     except InvalidRequestError as error:
-        _fail(name, lines, ("stage_args",), str(error))
+        _, place, key = (error.param or "").split(".")
+        _fail(name, lines, _place(lines, ("stage_args", int(place)), key), str(error))
         raise
 
 
@@ -51,6 +53,7 @@ def _stage(values: Any, index: int, lines: Mapping[Path_, int], name: str) -> Om
     if not isinstance(values, dict):
         _fail(name, lines, at, f"a stage is {values!r}; expected keys with values, such as stage_type: diffusion")
     values = {_RENAMED.get(key, key): value for key, value in values.items()}
+    values = {key: {} if key in _MAPPINGS and value is None else value for key, value in values.items()}
     values.setdefault("stage_id", index)
     for key in ("stage_type", "model"):
         if key not in values:
@@ -65,7 +68,9 @@ def _stage(values: Any, index: int, lines: Mapping[Path_, int], name: str) -> Om
                 values[key] = (values[key],) if isinstance(values[key], str) else tuple(values[key])
         if isinstance(values.get("device"), list):
             values["device"] = tuple(map(str, values["device"]))
-        return build(OmniStageConfig, values, "the stage")
+        stage = build(OmniStageConfig, values, "the stage")
+        _check_dtype(stage.engine_args.get("dtype"))
+        return stage
     except (InvalidRequestError, TypeError) as error:
         _fail(name, lines, _place(lines, at, getattr(error, "param", None)), str(error))
         raise
@@ -74,16 +79,26 @@ def _stage(values: Any, index: int, lines: Mapping[Path_, int], name: str) -> Om
 _EXPECTED = {"stage_type": "ar or diffusion", "model": "a directory, a hub id or a built-in name"}
 
 
+def _check_dtype(dtype: Any) -> None:
+    from interlace.models.loader import parse_dtype
+
+    parse_dtype(dtype)
+
+
 def _handoff(value: Any) -> HandoffConfig:
     """A name, or a mapping with the name as `function`, `on_error`, and the function's options beside them."""
+    from interlace.stages.handoff import resolve
+
     if isinstance(value, str):
-        return HandoffConfig(function=value)
+        value = {"function": value}
     if not isinstance(value, dict) or not isinstance(value.get("function"), str):
         raise InvalidRequestError(
             f"handoff is {value!r}; expected a name, or `function:` with a name and its options", "handoff"
         )
     options = {key: option for key, option in value.items() if key not in _HANDOFF_KEYS}
-    return HandoffConfig(**{key: value[key] for key in _HANDOFF_KEYS & value.keys()}, options=options)
+    config = HandoffConfig(**{key: value[key] for key in _HANDOFF_KEYS & value.keys()}, options=options)
+    resolve(config)
+    return config
 
 
 def _place(lines: Mapping[Path_, int], at: Path_, key: str | None) -> Path_:
@@ -104,6 +119,8 @@ def _value(node: yaml.Node, at: Path_, lines: dict[Path_, int], name: str) -> An
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise InvalidRequestError(f"{name}, line {key_node.start_mark.line + 1}: a key is no text")
             key = _scalar(key_node)
             path = (*at, key)
             if key in result:

@@ -59,6 +59,12 @@ def test_stages_fit_together_without_saying_how() -> None:
     assert [stage.handoff and stage.handoff.function for stage in stages] == [None, "text_to_prompt", "image_to_image"]
 
 
+def test_empty_mappings_are_defaults() -> None:
+    text = "stage_args:\n- {stage_type: ar, model: a, engine_args: , default_sampling_params: }\n"
+    stage, _ = parse_deploy_config(text + "- {stage_type: diffusion, model: b, dit_config: }\n")
+    assert (stage.engine_args, stage.limit) == ({}, 32)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -69,11 +75,24 @@ def test_stages_fit_together_without_saying_how() -> None:
         (("replicas: 2", "replica: 2"), "line 11: .*did you mean 'replicas'"),
         (("num_inference_steps: 7", "num_inference_steps: -7"), "line 16: num_inference_steps is -7"),
         (("{height: 64}", "{hight: 64}"), "line 17: .*unknown key 'hight'; did you mean 'height'"),
-        (("stage_id: 1", "stage_id: 3"), r"stage ids are \[0, 3\]; expected 0, 1, 2"),
+        (("stage_id: 1", "stage_id: 3"), r"line 7: stage ids are \[0, 3\]; expected 0, 1, 2"),
+        (("engine_args: {max_num_seqs: 4}", "handoff: text_to_prompt"), "line 5: stage 0 has a handoff"),
+        (("text_to_prompt, template", "text_to_promt, template"), "line 18: handoff is 'text_to_promt'; expected"),
+        (("{text}, oil", "oil"), "line 18: template is 'oil'; expected a text with {text} in it"),
+        (("template:", "tempalte:"), "line 18: handoff text_to_prompt takes no option 'tempalte'"),
+        (('text_to_prompt, template: "{text}, oil"', "image_to_image"), "line 18: .* after a stage of type diffusion"),
+        (("text_to_prompt, template", "'nowhere:f', template"), "line 18: handoff 'nowhere:f' can't be imported"),
+        (("engine_args: {max_num_seqs: 4}", "engine_args: {dtype: float33}"), "line 5: dtype is 'float33'"),
+        (("guidance_scale: 2.5", "scheduler: Euler"), "line 16: scheduler is 'Euler'; expected a scheduler class"),
+        (("device: cpu", "device: gpu zero"), "line 10: device is 'gpu zero'; expected cuda, cuda:1, cpu"),
+        (("device: cpu", "device: [cpu]"), "line 10: device names 1 devices for 2 replicas"),
+        (("{height: 64}", "64"), "line 17: default_sampling_params is 64; expected keys with values"),
+        (("model: demo-expand", "model: !!python/name:os.system x"), "line 4: not plain YAML"),
+        (("stage_id: 1", "? [a]\n    : 3\n    stage_id: 1"), "line 7: a key is no text"),
         (("on_error: user_prompt", "on_error: ignore"), "line 18: on_error is 'ignore'"),
         (("    model: demo\n", ""), "line 7: the stage has no model"),
         (("stage_args:", "stages:"), "line 1: expected `stage_args:`"),
-        (("model: demo-expand", "model: [demo"), "line 5: not YAML"),
+        (("model: demo-expand", "model: [demo"), "line 5: not plain YAML"),
         (("    model: demo\n", "    model: demo\n    model: demo\n"), "line 10: 'model' stands there twice"),
     ],
 )
