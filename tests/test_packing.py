@@ -13,7 +13,10 @@ from tests.test_families import arrays, stock
 from tests.zoo import FAMILIES
 
 SIZES = [(128, 128), (112, 128), (128, 112), (128, 120), (120, 128)]  # within 13% of each other
-PACKED = ["flux", "flux-kontext", "longcat-image", "ovis-image", "qwen-image", "qwen-image-edit"]
+PACKED = [
+    *("flux", "flux-kontext", "longcat-image", "ovis-image", "qwen-image", "qwen-image-edit"),
+    *("sd3.5", "sd3.5-img2img", "sd3.5-inpaint"),
+]
 
 
 def requests(name: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from interlace.engine.tree import Skeleton, flatten, is_atom
-from interlace.models.packers import PACKINGS
+from interlace.models.packers import PACKINGS, patch_size
 from interlace.models.rules import (
     OPTIONAL_MASKS,
     PACKED_ARGUMENTS,
@@ -52,6 +52,7 @@ class Leaf(NamedTuple):
     dim: int = 0
     multiple: int = 1
     padded: bool = False  # its second dimension is text tokens, padded to the longest
+    patch: int = 0  # whole latents, cut into patches of this side where sizes differ
 
 
 class Texts(NamedTuple):
@@ -195,10 +196,15 @@ class ModuleCall:
     def _describe(self, class_name: str, name: str, leaf: Any, named: dict[str, Any]) -> tuple[Leaf, Hashable]:
         """The role of one leaf, and what of it must be equal for two calls to share."""
         packing = PACKINGS.get(class_name)
-        if packing is not None and name == packing.positions:
+        if packing is not None and packing.tables is None and name == packing.tokens:
+            patch = patch_size(self.target.module, leaf)
+            if patch:
+                self.lengths = (self.lengths, leaf.shape[2:])
+                return Leaf(name, Role.ROWS, patch=patch), _tensor_key(leaf, leaf.shape[1:2])
+        elif packing is not None and name == packing.positions:
             self.lengths = (self.lengths, digest(leaf) if isinstance(leaf, torch.Tensor) else leaf)
             return Leaf(name, Role.POSITIONS), type(leaf).__name__
-        if packing is not None and name == packing.tokens and isinstance(leaf, torch.Tensor) and leaf.ndim == 3:
+        elif packing is not None and name == packing.tokens and isinstance(leaf, torch.Tensor) and leaf.ndim == 3:
             self.lengths = (self.lengths, leaf.shape[1])
             return Leaf(name, Role.ROWS, padded=True), _tensor_key(leaf, leaf.shape[2:])
         if isinstance(leaf, list):

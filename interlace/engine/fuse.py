@@ -9,7 +9,7 @@ import torch
 
 from interlace.engine.call import Leaf, ModuleCall, Role
 from interlace.engine.tree import flatten, is_atom, rebuild
-from interlace.models.packers import PACKINGS
+from interlace.models.packers import PACKINGS, from_strip
 
 
 class CannotSplitError(Exception):
@@ -37,7 +37,9 @@ def _join(leaf: Leaf, column: tuple[Any, ...], calls: Sequence[ModuleCall]) -> A
     if leaf.role is Role.MASK:
         return _join_masks(column, calls)
     if leaf.padded:
-        return torch.cat(_pad(column))
+        return torch.cat(pad(column))
+    if leaf.patch and len({value.shape[2:] for value in column}) > 1:
+        return _strip(column, leaf.patch)
     if leaf.role is Role.ITEMS:
         return [item for items in column for item in items]
     if leaf.role is Role.SCALAR:
@@ -45,7 +47,7 @@ def _join(leaf: Leaf, column: tuple[Any, ...], calls: Sequence[ModuleCall]) -> A
     return torch.cat(column, dim=leaf.dim)
 
 
-def _pad(texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def pad(texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """[rows, tokens, ...] tensors with zeros behind, all as long as the longest."""
     longest = max(text.shape[1] for text in texts)
     return [
@@ -54,6 +56,13 @@ def _pad(texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         else torch.nn.functional.pad(text, (0, 0) * (text.ndim - 2) + (0, longest - text.shape[1]))
         for text in texts
     ]
+
+
+def _strip(latents: Sequence[torch.Tensor], patch: int) -> torch.Tensor:
+    """The shape of latents whose patches lie in one line, as many as the largest has: pos_embed knows the content."""
+    rows = sum(len(value) for value in latents)
+    longest = max(value.shape[2] * value.shape[3] // patch**2 for value in latents)
+    return latents[0].new_zeros(rows, latents[0].shape[1], patch, patch * longest)
 
 
 def _join_masks(masks: Sequence[torch.Tensor | None], calls: Sequence[ModuleCall]) -> torch.Tensor | None:
@@ -68,7 +77,7 @@ def _join_masks(masks: Sequence[torch.Tensor | None], calls: Sequence[ModuleCall
         torch.ones(call.rows, call.texts.length, dtype=dtype, device=device) if mask is None and call.texts else mask
         for mask, call in zip(masks, calls, strict=True)
     ]
-    return torch.cat(_pad([mask.to(dtype) for mask in full if mask is not None]))
+    return torch.cat(pad([mask.to(dtype) for mask in full if mask is not None]))
 
 
 def differing(calls: Sequence[ModuleCall], proven: Set[int] = frozenset()) -> frozenset[int]:
@@ -95,7 +104,14 @@ def packed(calls: Sequence[ModuleCall]) -> bool:
     if type(first.target.module).__name__ not in PACKINGS:
         return False
     places = [i for i, leaf in enumerate(first.layout) if leaf.role is Role.POSITIONS]
-    return any(not same(first.leaves[i], call.leaves[i]) for call in calls[1:] for i in places)
+    moved = any(not same(first.leaves[i], call.leaves[i]) for call in calls[1:] for i in places)
+    return moved or len({grid for call in calls for grid in _grids(call)}) > 1
+
+
+def _grids(call: ModuleCall) -> list[tuple[int, int, int]]:
+    """Patch side, height and width of whole latents."""
+    pairs = zip(call.layout, call.leaves, strict=True)
+    return [(leaf.patch, value.shape[2], value.shape[3]) for leaf, value in pairs if leaf.patch]
 
 
 class _Splitter:
@@ -105,9 +121,11 @@ class _Splitter:
         self.has_items = any(leaf.role is Role.ITEMS for leaf in calls[0].layout)
         texts = [call.texts for call in calls if call.texts is not None and call.texts.name == "input_ids"]
         self.lengths = [text.length for text in texts]  # of encoded texts: the outputs are as long
+        self.grids: list[tuple[int, int, int]] = []  # of latents that came as strips
         if packed(calls):
             packing = PACKINGS[type(calls[0].target.module).__name__]
-            self.lengths = [call.named[packing.tokens].shape[1] for call in calls]
+            self.grids = [grid for call in calls for grid in _grids(call)]
+            self.lengths = [] if self.grids else [call.named[packing.tokens].shape[1] for call in calls]
 
     def stop(self, value: Any) -> bool:
         return self.has_items and type(value) is list and len(value) == self.total
@@ -122,6 +140,8 @@ class _Splitter:
             raise CannotSplitError(f"an output of shape {tuple(leaf.shape)} has no dimension of {self.total} rows")
         multiple = leaf.shape[0] // self.total
         parts = leaf.split([n * multiple for n in self.rows])
+        if self.grids:
+            return [from_strip(part, *grid) for part, grid in zip(parts, self.grids, strict=True)]
         if len(set(self.lengths)) < 2:
             return parts
         return [_trim(part, max(self.lengths), length) for part, length in zip(parts, self.lengths, strict=True)]

@@ -1,21 +1,42 @@
-"""One forward for rows of different lengths: padded at the end, rotary tables and attention by the row.
+"""One forward for rows of different lengths: padded at the end, positions and attention by the row.
 
-Attention goes through diffusers' dispatcher, where each backend is wrapped once: inside `rows_of` it attends each row
-within its own length, so padding is never seen and costs no attention. Outside it does what it always did.
+Attention goes through diffusers' dispatcher, where each backend is wrapped once, or straight to torch's, which is
+caught on the way: inside `rows_of` it attends each row within its own length, so padding is never seen and costs no
+attention. Outside it does what it always did.
 """
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from torch.overrides import TorchFunctionMode
 
 from interlace.engine.call import ModuleCall
-from interlace.models.packers import PACKINGS
+from interlace.engine.fuse import pad
+from interlace.models.packers import PACKINGS, Packing
 
-_state = threading.local()  # .lengths: of the rows of this thread's forward, text and image; None outside
+_state = threading.local()  # .rows: of this thread's forward; None outside
+
+
+class _Rows(NamedTuple):
+    """How long the rows of a forward are."""
+
+    lengths: list[int]  # image tokens of each row
+    num_text: int
+    text_first: bool
+
+    def places(self, total: int, length: int) -> list[slice] | None:
+        """Where a row's own tokens are among `total` padded ones; None for attention over something else."""
+        longest = max(self.lengths)
+        if self.text_first:
+            return [slice(0, self.num_text + length)] if total == self.num_text + longest else None
+        image = slice(0, length)
+        if total == longest:
+            return [image]
+        return [image, slice(longest, total)] if total == longest + self.num_text else None
 
 
 class _RowTable:
@@ -40,31 +61,61 @@ class _RowTable:
 @contextlib.contextmanager
 def rows_of(calls: Sequence[ModuleCall]) -> Iterator[None]:
     """A forward of `calls`, fused: each row has its call's length and positions."""
-    _wrap_backends()
     module = calls[0].target.module
     packing = PACKINGS[type(module).__name__]
     pos_embed: Any = module.pos_embed
     named = [call.named for call in calls]
     num_text = max(arguments[packing.text].shape[1] for arguments in named)
-    own = [packing.tables(pos_embed.forward, arguments, num_text) for arguments in named]
-    tables = tuple(_RowTable(_stacked(column, calls)) for column in zip(*own, strict=True))
-    counts = [call.rows for call in calls]
-    lengths = [num_text + arguments[packing.tokens].shape[1] for arguments in named]
-    _state.lengths = [length for length, count in zip(lengths, counts, strict=True) for _ in range(count)]
-    pos_embed.__dict__["forward"] = lambda *args, **kwargs: tables
+    if packing.tables is None:
+        tokens = [pos_embed.forward(arguments[packing.tokens]) for arguments in named]
+        positions: Any = torch.cat(pad(tokens))
+    else:
+        tokens = [arguments[packing.tokens] for arguments in named]
+        positions = _tables(calls, packing, pos_embed.forward, num_text)
+    lengths = [value.shape[1] for value, call in zip(tokens, calls, strict=True) for _ in range(call.rows)]
+    _state.rows = _Rows(lengths, num_text, packing.text_first)
+    pos_embed.__dict__["forward"] = lambda *args, **kwargs: positions
+    _wrap_backends()
     try:
-        yield
+        with contextlib.nullcontext() if packing.dispatched else _TorchAttention():
+            yield
     finally:
-        _state.lengths = None
+        _state.rows = None
         pos_embed.__dict__.pop("forward", None)
+
+
+def _tables(
+    calls: Sequence[ModuleCall], packing: Packing, pos_embed: Callable[..., Any], num_text: int
+) -> tuple[_RowTable, ...]:
+    """The calls' rotary tables, by the row."""
+    assert packing.tables is not None
+    own = [packing.tables(pos_embed, call.named, num_text) for call in calls]
+    return tuple(_RowTable(_stacked(column, calls)) for column in zip(*own, strict=True))
 
 
 def _stacked(tables: Sequence[torch.Tensor], calls: Sequence[ModuleCall]) -> torch.Tensor:
     """Each call's [tokens, channels] for each of its rows, padded to the longest: [rows, tokens, channels]."""
-    longest = max(len(table) for table in tables)
-    padded = [torch.nn.functional.pad(table, (0, 0, 0, longest - len(table))) for table in tables]
     counts = torch.tensor([call.rows for call in calls], device=tables[0].device)
-    return torch.stack(padded).repeat_interleave(counts, dim=0)
+    return torch.cat(pad([table[None] for table in tables])).repeat_interleave(counts, dim=0)
+
+
+class _TorchAttention(TorchFunctionMode):
+    """Catches torch's attention: [rows, heads, tokens, channels]."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """`func(*args, **kwargs)`, by row length where it is attention."""
+        kwargs = kwargs or {}
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        query, key, value = (tensor.transpose(1, 2) for tensor in args[:3])
+        named = dict(zip(("attn_mask", "dropout_p", "is_causal"), args[3:], strict=False)) | kwargs
+        return _by_row_length(_transposed)(query=query, key=key, value=value, **named).transpose(1, 2)
+
+
+def _transposed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **rest: Any) -> torch.Tensor:
+    """Torch's attention as diffusers' backends have it: [rows, tokens, heads, channels]."""
+    parts = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return torch.nn.functional.scaled_dot_product_attention(*parts, **rest).transpose(1, 2)
 
 
 def _wrap_backends() -> None:
@@ -76,19 +127,27 @@ def _wrap_backends() -> None:
 
 def _by_row_length(backend: Callable[..., Any]) -> Callable[..., Any]:
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **rest: Any) -> Any:
-        lengths: list[int] | None = getattr(_state, "lengths", None)
-        if lengths is None or query.shape[1] != max(lengths) or len(query) != len(lengths):
+        now: _Rows | None = getattr(_state, "rows", None)
+        if now is None or len(query) != len(now.lengths) or now.places(query.shape[1], 0) is None:
             return backend(query=query, key=key, value=value, **rest)
         output = query.new_zeros(*query.shape[:-1], value.shape[-1])
         mask = rest.pop("attn_mask", None)
-        for length in sorted(set(lengths)):
-            rows = torch.tensor([i for i, n in enumerate(lengths) if n == length], device=query.device)
-            parts = [tensor.index_select(0, rows)[:, :length] for tensor in (query, key, value)]
-            own = None if mask is None else mask.expand(len(query), *mask.shape[1:]).index_select(0, rows)[..., :length]
-            output[rows, :length] = backend(
-                query=parts[0], key=parts[1], value=parts[2], **({} if own is None else {"attn_mask": own}), **rest
-            )
+        for length in sorted(set(now.lengths)):
+            rows = torch.tensor([i for i, n in enumerate(now.lengths) if n == length], device=query.device)
+            places = now.places(query.shape[1], length) or []
+            own = [_cut(tensor.index_select(0, rows), places, 1) for tensor in (query, key, value)]
+            if mask is not None:
+                of_rows = mask.expand(len(query), *mask.shape[1:]).index_select(0, rows)
+                rest["attn_mask"] = _cut(of_rows, places, -1)
+            done = backend(query=own[0], key=own[1], value=own[2], **rest)
+            for place, part in zip(places, done.split([p.stop - p.start for p in places], dim=1), strict=True):
+                output[rows, place] = part
         return output
 
     attend.by_row_length = True  # type: ignore[attr-defined]
     return attend
+
+
+def _cut(tensor: torch.Tensor, places: Sequence[slice], dim: int) -> torch.Tensor:
+    parts = [tensor.narrow(dim, place.start, place.stop - place.start) for place in places]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)

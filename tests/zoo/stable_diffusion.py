@@ -10,6 +10,8 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3InpaintPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -112,9 +114,9 @@ def _lora() -> Any:
     return finish(pipeline)
 
 
-def _sd3() -> Any:
+def _sd3(pipeline_class: type = StableDiffusion3Pipeline, channels: int = 4, **settings: Any) -> Any:
     return finish(
-        StableDiffusion3Pipeline(
+        pipeline_class(
             scheduler=FlowMatchEulerDiscreteScheduler(),
             text_encoder=_clip_projected(),
             text_encoder_2=_clip_projected(),
@@ -123,20 +125,28 @@ def _sd3() -> Any:
             tokenizer_2=clip_tokenizer(),
             tokenizer_3=t5_tokenizer(),
             transformer=SD3Transformer2DModel(
-                sample_size=32,
-                patch_size=1,
-                in_channels=4,
-                num_layers=1,
-                attention_head_dim=8,
-                num_attention_heads=4,
-                joint_attention_dim=32,
-                caption_projection_dim=32,
-                pooled_projection_dim=64,
-                out_channels=4,
+                **{
+                    "sample_size": 32,
+                    "patch_size": 1,
+                    "in_channels": channels,
+                    "num_layers": 1,
+                    "attention_head_dim": 8,
+                    "num_attention_heads": 4,
+                    "joint_attention_dim": 32,
+                    "caption_projection_dim": 32,
+                    "pooled_projection_dim": 64,
+                    "out_channels": channels,
+                    **settings,
+                }
             ),
-            vae=vae(),
+            vae=vae(channels),
         )
     )
+
+
+def _sd35(pipeline_class: type = StableDiffusion3Pipeline) -> Any:
+    """As SD 3.5: patches of 2, dual attention, normed queries and keys."""
+    return _sd3(pipeline_class, 16, patch_size=2, num_layers=3, dual_attention_layers=(0, 1), qk_norm="rms_norm")
 
 
 def _controlnet() -> Any:
@@ -226,5 +236,20 @@ _ALL = (
     _family("sdxl-img2img", lambda: _xl(StableDiffusionXLImg2ImgPipeline), lambda: _pictures(strength=lambda n: 0.8)),
     _family("sdxl-lora-scales", _lora, _lora_requests),
     _family("sd3", _sd3, _texts, denoisers=("transformer",)),
+    _family("sd3.5", _sd35, _texts, denoisers=("transformer",)),
+    _family(
+        "sd3.5-img2img",
+        lambda: _sd35(StableDiffusion3Img2ImgPipeline),
+        lambda: _pictures(sized=True, strength=lambda n: 0.8),
+        denoisers=("transformer",),
+    ),
+    _family(
+        "sd3.5-inpaint",
+        lambda: _sd35(StableDiffusion3InpaintPipeline),
+        lambda: _pictures(
+            sized=True, strength=lambda n: 0.8, mask_image=lambda n: mask(n, (32, 48) if n % 2 else (32, 32))
+        ),
+        denoisers=("transformer",),
+    ),
 )
 FAMILIES = {family.name: family for family in _ALL}
