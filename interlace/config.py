@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from interlace.checks import check_choice, check_number
+from interlace.units import parse_bytes
 
 VerifyMode = Literal["first", "always", "off"]
 CacheType = Literal["none", "step_cache", "first_block_cache"]
@@ -48,6 +49,12 @@ class EngineConfig:
     """Keep text encoders' outputs within so many bytes and answer equal prompts from them, to the bit; 0: don't."""
     prompt_cache_policy: PromptCachePolicy = "lru"
     """What leaves a full prompt cache first: the oldest (fifo), the least recently used (lru) or least often (lfu)."""
+    memory_utilization: float | None = None
+    """Most of the device's memory that weights and forwards may take together, as a share: forwards get as many rows
+    as fit, requests wait, a picture is decoded in tiles where it has to be, and what never fits is refused. By default
+    0.9 on CUDA; no limit on a CPU, where it goes by an estimate."""
+    memory_budget: int | str | None = None
+    """The same in bytes, or as text such as 20GiB; instead of memory_utilization."""
     check_finite: bool = True
     """Treat NaN or Inf in an output as that request's error."""
 
@@ -62,6 +69,10 @@ class EngineConfig:
         check_number("prompt_cache_bytes", self.prompt_cache_bytes, 0, whole=True)
         check_choice("prompt_cache_policy", self.prompt_cache_policy, get_args(PromptCachePolicy))
         check_choice("cache_type", self.cache_type, get_args(CacheType))
+        if self.memory_utilization is not None:
+            check_number("memory_utilization", self.memory_utilization, 0.01, high=1.0)
+        if self.memory_budget is not None:
+            parse_bytes("memory_budget", self.memory_budget)
         check_number("request_batch_max_wait_ms", self.request_batch_max_wait_ms, 0)
         for name in ("batch_invariant", "step_execution", "check_finite", "shed_hopeless"):
             check_choice(name, getattr(self, name), (True, False))

@@ -13,6 +13,10 @@ class InvalidRequestError(InterlaceError, ValueError):
         self.param = param
 
 
+class TooLargeError(InvalidRequestError):
+    """A request that takes more memory than there is, even alone. The message has the numbers."""
+
+
 class StorageError(InterlaceError):
     """The disk does not take what is to be written."""
 

@@ -73,7 +73,7 @@ def peak_memory() -> dict[str, int]:
         found["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        found["peak_cuda_bytes"] = max(
-            torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count())
-        )
+        from interlace.engine.footprint import cuda_peak
+
+        found["peak_cuda_bytes"] = max(cuda_peak(device) for device in range(torch.cuda.device_count()))
     return found

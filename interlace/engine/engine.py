@@ -16,9 +16,11 @@ from interlace.engine.cost import CostModel
 from interlace.engine.exclusive import exclusive_reason
 from interlace.engine.executor import Executor, Outcome
 from interlace.engine.first_block import BlockMemory, FirstBlockCache
+from interlace.engine.fitting import Fitting
 from interlace.engine.forecast import Forecast
 from interlace.engine.fuse import tensors
 from interlace.engine.intercept import Interception
+from interlace.engine.memory import MemoryModel
 from interlace.engine.preview import watch_steps
 from interlace.engine.prompt_cache import PromptCache
 from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler
@@ -34,7 +36,13 @@ logger = logging.getLogger("interlace.engine")
 class EngineCore:
     """Owns the strands of one pipeline. Not thread-safe: every method is called in the engine's thread."""
 
-    def __init__(self, pipeline: DiffusionPipeline, config: EngineConfig, cost: CostModel | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        config: EngineConfig,
+        cost: CostModel | None = None,
+        memory: MemoryModel | None = None,
+    ) -> None:
         self._pipeline = pipeline
         self._config = config
         self.exclusive = exclusive_reason(type(pipeline))
@@ -42,10 +50,11 @@ class EngineCore:
         self._views = ViewFactory(pipeline)
         self.cost = cost or CostModel()
         self._forecast = Forecast(type(pipeline).__call__, self.cost)
-        self._scheduler = Scheduler(config, self.cost)
+        self.memory = memory or MemoryModel()
+        self._scheduler = Scheduler(config, self.cost, self.memory)
         by_block = config.cache_type == "first_block_cache"
         self._blocks = FirstBlockCache(pipeline, config.threshold) if by_block else None
-        self.executor = Executor(config, self.cost, self._blocks)
+        self.executor = Executor(config, self.cost, self._blocks, Fitting(self.memory, pipeline.device))
         capacity, policy = config.prompt_cache_bytes, config.prompt_cache_policy
         self.prompt_cache = PromptCache(capacity, policy) if capacity else None
         self._waiting: dict[str, Ticket] = {}
@@ -140,7 +149,8 @@ class EngineCore:
             ticket.on_step(done, total, None)
 
     def _schedule(self) -> list[Ticket]:
-        pending = [ticket.pending for ticket in self._running.values() if ticket.pending is not None]
+        running = [ticket for ticket in self._running.values() if ticket.aborted is None]
+        pending = [ticket.pending for ticket in running if ticket.pending is not None]
         group = self._scheduler.next_forward(pending, self.executor.row_limits, monotonic())
         return [self._running[call.request_id] for call in group]
 
@@ -199,6 +209,7 @@ class EngineCore:
                 said.memory = ticket.block_memories.pop(key, BlockMemory())
                 ticket.block_memories[key] = said.memory
             ticket.call, ticket.pending = said, self._describe(ticket, said)
+            ticket.aborted = ticket.aborted or self.executor.refusal(said)
         else:
             self._finish(ticket, said)
 

@@ -19,8 +19,11 @@ from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
 from interlace.engine.first_block import FirstBlockCache
+from interlace.engine.fitting import Fitting
 from interlace.engine.fuse import close, differing, fuse, packed, split
+from interlace.engine.memory import MemoryModel
 from interlace.engine.ragged import rows_of
+from interlace.errors import TooLargeError
 
 logger = logging.getLogger("interlace.engine")
 _MAX_CHECKED = 4  # calls of a group that are also run alone when a kind is verified
@@ -56,12 +59,17 @@ class Executor:
     """Executes groups of calls with equal signatures."""
 
     def __init__(
-        self, config: EngineConfig, cost: CostModel | None = None, blocks: FirstBlockCache | None = None
+        self,
+        config: EngineConfig,
+        cost: CostModel | None = None,
+        blocks: FirstBlockCache | None = None,
+        fitting: Fitting | None = None,
     ) -> None:
         self._config = config
         self._blocks = blocks
         self._verify = config.verify_fusion
         self._cost = cost or CostModel()
+        self._fitting = fitting or Fitting(MemoryModel())
         self._warm: set[tuple[str, int]] = set()  # what ran before: the first time takes longer
         self._shapes: dict[Hashable, str] = {}
         self._proven: dict[Hashable, set[int]] = {}  # kind -> leaves seen to differ in a fusion that was right
@@ -86,10 +94,14 @@ class Executor:
         """By what the cost of a call is known."""
         if call.unfusable:
             return ""
-        key = call.signature, call.tokens // call.rows  # pictures of several sizes may have one signature
-        if key not in self._shapes:
-            self._shapes[key] = call.shape
-        return self._shapes[key]
+        if call.signature not in self._shapes:
+            self._shapes[call.signature] = call.shape
+        return self._shapes[call.signature]
+
+    def refusal(self, call: ModuleCall) -> TooLargeError | None:
+        """The error for a call that takes more memory than there is, even alone."""
+        rows = self._config.invariant_rows(call.rows) if self._config.batch_invariant else call.rows
+        return self._fitting.refusal(call, self.shape(call), rows)
 
     def run(self, calls: Sequence[ModuleCall], ambients: Sequence[Ambient]) -> list[Outcome]:
         """One outcome a call, in order. `ambients[i]` is the torch state of the strand that made call i."""
@@ -119,7 +131,11 @@ class Executor:
     def _alone(self, call: ModuleCall, ambient: Ambient) -> Outcome:
         start = perf_counter()
         try:
-            with ambient.installed(), self._remembering([call]):
+            with (
+                ambient.installed(),
+                self._remembering([call]),
+                self._fitting.within(call, self.shape(call), call.rows),
+            ):
                 value = call.target.run(*call.args, **call.kwargs)
         except Exception as error:
             return Outcome(error=error, seconds=self._count(call, call.rows, start, learn=False))
@@ -129,13 +145,14 @@ class Executor:
         """One forward for all calls; raises whatever the module raises."""
         filled = [*calls, *self._filled(calls)]
         rows = sum(call.rows for call in filled)
-        args, kwargs = fuse(filled)
-        start = perf_counter()
-        ambient.install()  # never captured: what a shared forward does to random numbers is no strand's business
+        largest = max(calls, key=lambda call: call.tokens / call.rows)
         shapes = rows_of(filled) if packed(filled) else contextlib.nullcontext()
-        with self._remembering(filled), shapes:
+        with self._remembering(filled), shapes, self._fitting.within(largest, self.shape(largest), rows):
+            args, kwargs = fuse(filled)
+            start = perf_counter()
+            ambient.install()  # never captured: what a shared forward does to random numbers is no strand's business
             output = calls[0].target.run(*args, **kwargs)
-        seconds = self._count(max(calls, key=lambda call: call.tokens / call.rows), rows, start)
+        seconds = self._count(largest, rows, start)
         return [Outcome(value, None, rows, seconds) for value in split(output, filled)[: len(calls)]]
 
     def _remembering(self, calls: Sequence[ModuleCall]) -> contextlib.AbstractContextManager[None]:

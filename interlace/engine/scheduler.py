@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from interlace.config import EngineConfig, Policy
 from interlace.engine.cost import CostModel
+from interlace.engine.memory import MemoryModel
 
 ENCODE, DECODE, DENOISE = 0, 1, 2  # in the order in which they run: what lets requests join, what lets them leave
 
@@ -47,8 +48,9 @@ class Waiting:
 class Scheduler:
     """Picks by priority, then stage, then policy. A request that can't join a forward never holds up those that can."""
 
-    def __init__(self, config: EngineConfig, cost: CostModel | None = None) -> None:
+    def __init__(self, config: EngineConfig, cost: CostModel | None = None, memory: MemoryModel | None = None) -> None:
         self._config = config
+        self._memory = memory or MemoryModel()
         self._cost = cost if config.max_batch_rows == "auto" else None
         self._rank = _POLICIES[config.policy]
         self._recent: dict[str, deque[_Point]] = {}  # the last calls of a request's denoising loop
@@ -63,7 +65,7 @@ class Scheduler:
         if not queue:
             return [], 0.0
         if self._config.step_execution:
-            return [w.request_id for w in queue[: self._config.max_num_seqs - num_running]], 0.0
+            return [w.request_id for w in queue[: self._places(num_running)]], 0.0
         return self._wave(queue, num_running, now)
 
     def _wave(self, queue: Sequence[Waiting], num_running: int, now: float) -> tuple[list[str], float]:
@@ -71,15 +73,22 @@ class Scheduler:
         if num_running:
             return [], 0.0
         wave: list[Waiting] = []
-        for request in queue[: self._config.max_num_seqs]:
+        places = self._places(0)
+        for request in queue[:places]:
             if request.key != queue[0].key:
                 break
             wave.append(request)
         wait = min(w.since for w in wave) + self._config.request_batch_max_wait_ms / 1000 - now
-        full = len(wave) == self._config.max_num_seqs or len(wave) < len(queue)
+        full = len(wave) == places or len(wave) < len(queue)
         if wait > 0 and not full:
             return [], wait
         return [w.request_id for w in wave], 0.0
+
+    def _places(self, num_running: int) -> int:
+        """How many more requests may run, by their number and by memory."""
+        room = self._memory.room(num_running)
+        free = self._config.max_num_seqs - num_running
+        return max(free if room is None else min(free, room), 0)
 
     def next_forward(
         self, pending: Iterable[Pending], row_limits: Mapping[Hashable, int], now: float = 0.0
@@ -118,15 +127,20 @@ class Scheduler:
         others.sort(key=lambda call: _length(call) != _length(head))  # equal ones first; else the order stays
         max_rows = min(row_limits.get(head.signature, _NO_LIMIT), self._max_rows(head, others))
         max_tokens = self._config.max_batch_tokens or _NO_LIMIT
-        group, rows, tokens, longest = [head], head.rows, head.tokens, _length(head)
+        group, rows, tokens, longest, shape = [head], head.rows, head.tokens, _length(head), head.shape
         for call in others:
             wider = max(longest, _length(call))
             filled = (tokens + call.tokens) / ((rows + call.rows) * wider)
             if head.stage == DENOISE and filled < 1 - self._config.resolution_tolerance - 1e-9:
                 continue
-            if rows + call.rows <= max_rows and tokens + call.tokens <= max_tokens:
+            larger = call.shape if _length(call) > longest else shape
+            if (
+                rows + call.rows <= max_rows
+                and tokens + call.tokens <= max_tokens
+                and self._memory.fits(larger, rows + call.rows, len(calls))
+            ):
                 group.append(call)
-                rows, tokens, longest = rows + call.rows, tokens + call.tokens, wider
+                rows, tokens, longest, shape = rows + call.rows, tokens + call.tokens, wider, larger
         return group
 
     def _max_rows(self, head: Pending, others: Sequence[Pending]) -> int:

@@ -17,6 +17,8 @@ from interlace.config import EngineConfig
 from interlace.engine.ambient import Ambient
 from interlace.engine.cost import CostModel, cost_file
 from interlace.engine.engine import EngineCore
+from interlace.engine.footprint import budget_of
+from interlace.engine.memory import MemoryModel
 from interlace.engine.ticket import StepListener, Ticket
 from interlace.engine.view import modules_of
 from interlace.errors import EngineClosedError, EngineDeadError, InvalidRequestError
@@ -39,7 +41,8 @@ class Engine:
             raise InvalidRequestError(f"Engine got a {type(pipeline).__name__}; expected a loaded DiffusionPipeline")
         self.pipeline = pipeline
         self.config = config or EngineConfig(**options)
-        self._core = EngineCore(pipeline, self.config, costs_of(pipeline))
+        memory = MemoryModel(*budget_of(modules_of(pipeline).values(), pipeline.device, self.config))
+        self._core = EngineCore(pipeline, self.config, costs_of(pipeline), memory)
         self._inbox: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._live: dict[str, Ticket] = {}
@@ -121,6 +124,7 @@ class Engine:
             "skipped": core.num_skipped,
             "prompt_cache": core.prompt_cache.stats() if core.prompt_cache is not None else None,
             "cost": core.cost.describe(),
+            "memory": core.memory.describe(),
             "seconds": {"forward": forward_s, "strand": strand_s, "engine": loop_s - forward_s - strand_s},
         }
 
