@@ -263,8 +263,12 @@ class AsyncOmni:
         request_id: str | None = None,
         *,
         preview_every: int = 0,
+        **options: Any,
     ) -> AsyncIterator[Progress | Output]:
-        """Yields progress as steps are done, and last the `Output`. Leaving the loop early aborts the request."""
+        """Yields progress as steps are done, and last the `Output`. Leaving the loop early aborts the request.
+
+        `options` are further ones of `submit`: over several stages, `return_stages`.
+        """
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Progress | Output] = asyncio.Queue()
 
@@ -273,7 +277,7 @@ class AsyncOmni:
 
         name = request_id or f"async-{next(_ids)}"
         future = self.omni.submit(
-            prompt, sampling_params, request_id=name, on_progress=tell, preview_every=preview_every
+            prompt, sampling_params, request_id=name, on_progress=tell, preview_every=preview_every, **options
         )
         future.add_done_callback(lambda done: tell(done.result()))
         done = False

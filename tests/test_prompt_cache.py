@@ -76,6 +76,20 @@ def test_other_texts_modules_and_weights_are_no_hits() -> None:
     assert cache.lookup(call(1, module=module.train())) is None
 
 
+def test_engines_that_share_a_cache_find_what_equal_weights_gave() -> None:
+    cache, twin, other = PromptCache(1000), Encoder().eval(), Encoder().eval()
+    other.weight.mul_(2)
+    one = call(1)
+    cache.store(one, one.target.run(*one.args))
+    assert cache.lookup(call(1, module=twin)) is None
+    cache.by_content = True
+    cache.store(one, one.target.run(*one.args))
+    assert cache.lookup(call(1, module=twin)) is not None
+    assert cache.lookup(call(1, module=other)) is None
+    twin.weight.mul_(2)
+    assert cache.lookup(call(1, module=twin)) is None
+
+
 def test_what_is_larger_than_the_cache_is_not_kept() -> None:
     cache = PromptCache(4)
     assert [ask(cache, 1, 2), ask(cache, 1, 2), ask(cache, 1), ask(cache, 1)] == [False, False, False, True]

@@ -30,6 +30,7 @@ class PromptCache:
 
     def __init__(self, capacity: int, policy: PromptCachePolicy = "lru") -> None:
         self.capacity, self.policy = capacity, policy
+        self.by_content = False  # know equal weights in several modules: set where several engines share this
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._num_bytes = 0
@@ -37,7 +38,7 @@ class PromptCache:
 
     def lookup(self, call: ModuleCall) -> Any | None:
         """The output of an equal call; None where there was none, or where it is no text encoder's call."""
-        key = content_key(call)
+        key = content_key(call, self.by_content)
         if key is None:
             return None
         with self._lock:
@@ -52,13 +53,15 @@ class PromptCache:
 
     def store(self, call: ModuleCall, value: Any) -> None:
         """Keep what a call gave, if it fits."""
-        key = content_key(call)
+        key = content_key(call, self.by_content)
         if key is None or key in self._entries:
             return
         kept, num_bytes = _copied(value)
         with self._lock:
             if num_bytes > self.capacity:
                 self._counts["too_large"] += 1
+                return
+            if key in self._entries:  # another engine's, in the meantime
                 return
             while self._num_bytes + num_bytes > self.capacity:
                 self._evict()
@@ -90,8 +93,10 @@ class PromptCache:
         self._counts["evictions"] += 1
 
 
-def content_key(call: ModuleCall) -> Hashable | None:
+def content_key(call: ModuleCall, by_content: bool = False) -> Hashable | None:
     """What makes a text encoder's output: the module and its weights as they are, and every argument by value.
+
+    `by_content`: equal weights are the same, wherever they are; they are read once for as long as they don't change.
 
     None for other modules, in training mode, and with arguments that have no value to compare.
     """
@@ -108,13 +113,24 @@ def content_key(call: ModuleCall) -> Hashable | None:
             values.append((type(leaf), leaf))
         else:
             return None
-    return target.component, target.method, _weights(target.module), call.ambient, skeleton, tuple(values)
+    weights = (_content if by_content else _weights)(target.module)
+    return target.component, target.method, weights, call.ambient, skeleton, tuple(values)
 
 
 def _weights(module: torch.nn.Module) -> Hashable:
     """Changes when weights are changed in place, replaced or added (LoRA)."""
     parameters = list(module.parameters())
     return len(parameters), sum(p._version for p in parameters), hash(tuple(id(p) for p in parameters))
+
+
+def _content(module: torch.nn.Module) -> Hashable:
+    """The class, how it is set up, and every tensor's content."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    values = tuple((name, one.dtype, tuple(one.shape), digest(one)) for name, one in tensors)
+    config = getattr(module, "config", None)
+    settings = config.to_dict() if config is not None else {}
+    plain = {name: one for name, one in settings.items() if not name.startswith("_") and name != "transformers_version"}
+    return type(module), str(plain), hash(values)
 
 
 def _copied(value: Any) -> tuple[Any, int]:

@@ -19,6 +19,7 @@ from interlace.engine.cost import CostModel, cost_file
 from interlace.engine.engine import EngineCore
 from interlace.engine.footprint import budget_of
 from interlace.engine.memory import MemoryModel
+from interlace.engine.prompt_cache import PromptCache
 from interlace.engine.ticket import StepListener, Ticket
 from interlace.engine.view import modules_of
 from interlace.errors import EngineClosedError, EngineDeadError, InvalidRequestError
@@ -102,6 +103,15 @@ class Engine:
         known = request_id in self._live
         self._inbox.put(lambda: self._core.abort(request_id))
         return known
+
+    @property
+    def prompt_cache(self) -> PromptCache | None:
+        """Where text encodings are kept. Several engines may share one; to be set before the first request."""
+        return self._core.prompt_cache
+
+    @prompt_cache.setter
+    def prompt_cache(self, cache: PromptCache | None) -> None:
+        self._core.prompt_cache = cache
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start: forwards and rows per module, what isn't shared and why, where the time went."""

@@ -84,19 +84,19 @@ def _order(fields: ChatFields, lanes: Lanes) -> Order:
         order = edit_order(EditFields.model_validate(values), pictures, None, lanes)
     else:
         order = generation_order(GenerationFields.model_validate(values), lanes)
-    return replace(order, language=_language(given, order.lane))
+    return replace(order, stages=_stages(given, order.lane))
 
 
-def _language(given: Mapping[str, Any], lane: Lane) -> dict[str, Any]:
-    """Sampling of the language model's stage. Raises `ApiError` where there is none."""
+def _stages(given: Mapping[str, Any], lane: Lane) -> list[dict[str, Any]]:
+    """Sampling of the language models' stages. Raises `ApiError` where there is none."""
     names = {"max_completion_tokens": "max_tokens"}
     wanted = ("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "stop")
     language = {names.get(name, name): given[name] for name in wanted if name in given}
-    writes = any(config.stage_type == "ar" for config in getattr(lane.omni, "configs", ()))
-    if language and not writes:
+    types = [config.stage_type for config in getattr(lane.omni, "configs", ())]
+    if language and "ar" not in types:
         name = next(iter(language))
         raise invalid(f"{name} is a language model's; this server has none (--ar-stage): leave it out", name)
-    return language
+    return [dict(language) if one == "ar" else {} for one in types]
 
 
 def _last_message(messages: list[dict[str, Any]]) -> tuple[str, list[Any]]:

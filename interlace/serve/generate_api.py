@@ -32,10 +32,10 @@ async def generate(request: Request) -> dict[str, Any]:
     Where every prompt failed, or one can't be accepted, the answer as a whole is an error.
     """
     fields = (await read_body(request, forms=False)).as_fields(GenerateFields)
-    own, language = stage_args_of(fields.stage_args, lanes_of(request).draw)
+    own, stages = stage_args_of(fields.stage_args, lanes_of(request).draw)
     items = _items(fields, own, lanes_of(request).settings.max_batch_prompts)
     orders = await asyncio.to_thread(lambda: [_order(item, i, len(items), lanes_of(request)) for i, item in items])
-    orders = [replace(order, language=language) for order in orders]
+    orders = [replace(order, stages=stages) for order in orders]
     registry, state = registry_of(request), request.state
     registry.admission.check(state.client, sum(len(order.seeds) for order in orders))
     state.note.update({"model": orders[0].lane.name, "n": sum(len(order.seeds) for order in orders)})
@@ -122,6 +122,7 @@ def _output(job: Job) -> dict[str, Any]:
         return {**facts, "error": job.error.body["error"]}
     images = [
         {
+            **({"text": part.text} if part.text is not None else {}),  # what a language model wrote for it
             "b64_json": base64.b64encode(part.file.data).decode(),
             "seed": part.seed,
             "width": part.size[0],

@@ -13,9 +13,17 @@ from interlace.models.loader import LoadedModel
 from interlace.omni import AsyncOmni, Omni
 from interlace.serve.errors import ApiError, invalid
 from interlace.serve.settings import ServeSettings
+from interlace.stages.omni_stages import OmniStages
 
 _SEVERAL = ("QwenImageEditPlus", "Flux2", "OmniGen")  # pipelines whose `image` may be a list of references
 _EDITS_OF = {"FluxPipeline": "FluxKontextPipeline"}  # what edits with the weights of what draws
+
+
+def drawing_stages(omni: Omni) -> list[int]:
+    """Which stages draw; a plain model is stage 0."""
+    if not isinstance(omni, OmniStages):
+        return [0]
+    return [config.stage_id for config in omni.configs if config.stage_type == "diffusion"]
 
 
 class Lane:
@@ -27,6 +35,7 @@ class Lane:
         self.name = self.model.name
         self.pipeline_name = type(self.model.pipeline).__name__
         self.parameters = self.omni.arguments.parameters
+        self.stage = drawing_stages(self.omni)[-1]  # of several, the one that an order's fields are for
         self.previews = False  # whether one was seen
         self._tokenizer = copy.deepcopy(getattr(self.model.pipeline, "tokenizer", None))  # theirs is the engine's
         self._lock = threading.Lock()
@@ -56,6 +65,11 @@ class Lane:
     def makes_video(self) -> bool:
         """Whether frames come out."""
         return self.takes("num_frames")
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether a request may come with pictures: whether the first stage that draws takes them."""
+        return self.takes("image") and len(drawing_stages(self.omni)) == 1
 
     @property
     def is_kontext(self) -> bool:
@@ -107,7 +121,7 @@ class Lanes:
 def make_lanes(draw: AsyncOmni, edit: AsyncOmni | None, settings: ServeSettings) -> Lanes:
     """`edit` left out: the drawing model edits too, where its pipeline takes an image."""
     first = Lane(draw)
-    second = Lane(edit) if edit is not None else first if first.takes("image") else None
+    second = Lane(edit) if edit is not None else first if first.takes_image else None
     return Lanes(first, second, settings)
 
 

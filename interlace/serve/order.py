@@ -32,7 +32,7 @@ class Order:
     num_steps: int
     images: Sequence[Image.Image] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    language: Mapping[str, Any] = field(default_factory=dict)  # sampling of a language model's stage
+    stages: Sequence[Mapping[str, Any]] = ()  # what is said for each stage alone, where there are several
     paste: tuple[Image.Image, Image.Image] | None = None  # picture and mask (white: edited) to be put together after
     encoding: Encoding = field(default_factory=Encoding)
     num_previews: int = 0

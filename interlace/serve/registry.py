@@ -18,6 +18,7 @@ from interlace.serve.metrics import ServerMetrics
 from interlace.serve.order import Order
 from interlace.serve.pictures import encode_output
 from interlace.serve.settings import ServeSettings
+from interlace.serve.stages import as_request
 
 logger = logging.getLogger("interlace.serve")
 _POLL_S, _IDLE_POLL_S = 0.05, 1.0
@@ -126,9 +127,10 @@ class Registry:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._part_done, job, part, future.result())
 
+        item, sampling = as_request(order, part.index)
         future = order.lane.omni.submit(
-            {**order.prompt_item(), **order.language},
-            order.sampling_of(part.index),
+            item,
+            sampling,  # type: ignore[arg-type]
             request_id=part.id,
             on_progress=tell,
             preview_every=order.preview_every,
@@ -141,6 +143,7 @@ class Registry:
         self._started(job, part)
         if progress.text is not None:  # its steps are tokens
             job.tell(Event("text", part, text=progress.text))
+        if progress.stage != job.order.lane.stage:
             return
         part.num_steps = progress.num_steps or part.num_steps
         if progress.preview is None:

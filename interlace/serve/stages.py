@@ -5,10 +5,13 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from interlace.request import SamplingParams
 from interlace.serve.errors import invalid
-from interlace.serve.lanes import Lane
+from interlace.serve.lanes import Lane, drawing_stages
+from interlace.serve.order import Order
+from interlace.stages.config import OmniStageConfig
 from interlace.stages.omni_stages import OmniStages
-from interlace.stages.sampling_params import AR_FIELDS
+from interlace.stages.sampling_params import AR_FIELDS, StageParams
 
 PREFIX = "interlace"
 
@@ -26,31 +29,56 @@ def counted_stages(lanes: Sequence[Lane]) -> list[dict[str, Any]]:
     return [stage for lane in lanes if isinstance(lane.omni, OmniStages) for stage in lane.omni.pipeline.stats()]
 
 
-def stage_args_of(stage_args: Sequence[Mapping[str, Any]] | None, lane: Lane) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One dict a stage as what the drawing stage gets, with the prompt, and what the language models' stages get.
+def stage_args_of(
+    stage_args: Sequence[Mapping[str, Any]] | None, lane: Lane
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One dict a stage as the order's own fields (the prompt, and what the last stage gets) and each stage's part.
 
     Raises `ApiError` where their number doesn't fit, or for what a stage on the way takes no orders for.
     """
     if not stage_args:
-        return {}, {}
+        return {}, []
     configs = lane.omni.configs if isinstance(lane.omni, OmniStages) else None
     num_stages = 1 if configs is None else len(configs)
     if len(stage_args) != num_stages:
         text = f"stage_args has {len(stage_args)} dicts; this server runs {num_stages} stages: give one a stage"
         raise invalid(text, "stage_args")
     if configs is None:
-        return dict(stage_args[0]), {}
-    own, language = dict(stage_args[-1]), dict[str, Any]()
-    for config, args in zip(configs[:-1], stage_args[:-1], strict=True):
-        given = {name: value for name, value in args.items() if name != "prompt"}
-        if given and (config.stage_type != "ar" or given.keys() - AR_FIELDS):
-            known = ", ".join(sorted(AR_FIELDS)) if config.stage_type == "ar" else "nothing but the prompt"
-            text = f"stage_args of stage {config.stage_id}: {', '.join(given)}; expected {known}"
-            raise invalid(text, "stage_args")
-        language |= given
+        return dict(stage_args[0]), []
+    parts = [_part(config, args) for config, args in zip(configs[:-1], stage_args[:-1], strict=True)]
+    own = dict(stage_args[-1])
+    parts.append({"prompt": own.pop("prompt")} if "prompt" in own else {})
     if "prompt" in stage_args[0]:
         own["prompt"] = stage_args[0]["prompt"]
-    return own, language
+    for part in parts:
+        if part.get("prompt") == own.get("prompt"):  # which holds for all stages
+            part.pop("prompt", None)
+    return own, parts
+
+
+def _part(config: OmniStageConfig, args: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage before the last is told: its prompt, and a language model its sampling."""
+    known = AR_FIELDS if config.stage_type == "ar" else frozenset[str]()
+    given = sorted(args.keys() - known - {"prompt"})
+    if given:
+        text = f"{', '.join(given)}; expected {', '.join(sorted(known)) or 'nothing but the prompt'}"
+        raise invalid(f"stage_args of stage {config.stage_id}: {text}", "stage_args")
+    return dict(args)
+
+
+def as_request(order: Order, index: int) -> tuple[dict[str, Any], SamplingParams | dict[int, StageParams]]:
+    """One picture of an order as `Omni.submit` takes it.
+
+    Its fields are those of the last stage that draws; earlier ones share its size, seed and priority.
+    """
+    item, sampling = order.prompt_item(), order.sampling_of(index)
+    if not isinstance(order.lane.omni, OmniStages):
+        return item, sampling
+    common = ("height", "width", "seed", "priority")
+    earlier = SamplingParams(**{name: getattr(sampling, name) for name in common})
+    drawing = drawing_stages(order.lane.omni)
+    stages = {"stages": list(order.stages)} if order.stages else {}
+    return {**item, **stages}, {**dict.fromkeys(drawing, earlier), order.lane.stage: sampling}
 
 
 def stage_metrics(lanes: Sequence[Lane]) -> Iterator[Metric]:
@@ -68,10 +96,18 @@ def stage_metrics(lanes: Sequence[Lane]) -> Iterator[Metric]:
             now.add_metric([*names, state], stage[state])
     cached = CounterMetricFamily(f"{PREFIX}:prompt_cache", "Text encodings looked up", labels=["model", "outcome"])
     held = GaugeMetricFamily(f"{PREFIX}:prompt_cache_bytes", "Text encodings that are kept", labels=["model"])
-    for lane in lanes:
-        cache = lane.omni.engine.stats()["prompt_cache"]
-        for outcome in ("hits", "misses", "evictions") if cache else ():
-            cached.add_metric([lane.name, outcome], cache[outcome])
-        if cache:
-            held.add_metric([lane.name], cache["bytes"])
+    for name, cache in _prompt_caches(lanes):
+        for outcome in ("hits", "misses", "evictions"):
+            cached.add_metric([name, outcome], cache[outcome])
+        held.add_metric([name], cache["bytes"])
     yield from (requests, seconds, now, cached, held)
+
+
+def _prompt_caches(lanes: Sequence[Lane]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each cache once, with a name: the model's, or where stages have several of them, one with its number."""
+    for lane in lanes:
+        if isinstance(lane.omni, OmniStages):
+            caches = lane.omni.prompt_caches.stats()
+            yield from ((f"{lane.name}/{i}" if i else lane.name, cache) for i, cache in enumerate(caches))
+        elif (cache := lane.omni.engine.prompt_cache) is not None:
+            yield lane.name, cache.stats()

@@ -45,7 +45,7 @@ def _order(request: Request, fields: VideoFields, body: Body) -> Order:
         raise invalid(f"{frames} frames; this server allows 1 to {settings.max_frames}", "seconds")
     size = resolve_size(fields.size, fields.width, fields.height, lane, settings)
     steps = resolve_steps(fields.num_inference_steps, 1.0, lane, settings)
-    images = _references(fields, body, lane.takes("image"), lanes.settings)
+    images = _references(fields, body, lane.takes_image, lanes.settings)
     sampling = make_sampling(
         fields, lane, settings, n=1, size=size, num_steps=steps, extra={"num_frames": frames} if frames else None
     )

@@ -58,13 +58,19 @@ class AsyncOmniLLM:
         self._num_stages = len(stage_configs)
 
     async def generate(
-        self, stage_args: StageArgs, request_id: str | None = None, sampling_params: Given = None
+        self,
+        stage_args: StageArgs,
+        request_id: str | None = None,
+        sampling_params: Given = None,
+        *,
+        return_stages: bool | None = None,
     ) -> AsyncIterator[Progress | Output]:
         """Yields progress of every stage, texts as they are written, and last the `Output`. Takes one request."""
         requests = requests_of(stage_args, self._num_stages)
         if len(requests) != 1:
             raise InvalidRequestError(f"got {len(requests)} requests; expected one a call", "stage_args")
-        async for event in self.omni.generate(requests[0], sampling_params, request_id):  # type: ignore[arg-type]
+        events = self.omni.generate(requests[0], sampling_params, request_id, return_stages=return_stages)  # type: ignore[arg-type]
+        async for event in events:
             yield event
 
     def abort(self, request_id: str) -> bool:

@@ -17,7 +17,7 @@ from interlace.stages.gate import Gate
 from interlace.stages.handoff import resolve as resolve_handoff
 from interlace.stages.pipeline import Link, Pipeline
 from interlace.stages.sampling_params import AR_FIELDS, Given, given_for, resolve, with_seed
-from interlace.stages.stage import DiffusionStage, Replicas, Stage, open_stage
+from interlace.stages.stage import DiffusionStage, PromptCaches, Replicas, Stage, open_stage
 
 _ids = itertools.count()
 _PLAIN = frozenset({"prompt", "multi_modal_data", "request_id", "stages"})
@@ -45,10 +45,11 @@ class OmniStages(Omni):
         self.configs = check_stages(stages if stages is not None else load_deploy_config(Path(str(deploy_config))))
         self.return_stages = return_stages
         handoffs = [None if one.handoff is None else resolve_handoff(one.handoff) for one in self.configs]
+        self.prompt_caches = PromptCaches()
         opened: list[Stage] = []
         try:
             for config in self.configs:
-                opened.append(open_stage(config))
+                opened.append(open_stage(config, self.prompt_caches))
         except BaseException:
             for stage in opened:
                 stage.close()

@@ -5,10 +5,12 @@ Every stage batches by itself. Nothing here blocks: what a request does next run
 
 import logging
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -58,8 +60,7 @@ class Pipeline:
                 )
             self._flows[flow.request_id] = flow
         if flow.timeout_s is not None:
-            late = DeadlineExceededError(f"the request did not finish within {flow.timeout_s} s")
-            self._deadlines.add(flow.timeout_s, lambda: self._stop(flow, late))
+            self._deadlines.add(flow.timeout_s, partial(self._too_late, weakref.ref(flow)))
         self._enter(flow, 0)
 
     def abort(self, request_id: str) -> bool:
@@ -185,6 +186,12 @@ class Pipeline:
         else:
             self.links[index].stage.abort(flow.request_id)
         return True
+
+    def _too_late(self, known: "weakref.ref[Flow]") -> None:
+        """A deadline holds no request, so that what is done with its images can be freed before."""
+        flow = known()
+        if flow is not None:
+            self._stop(flow, DeadlineExceededError(f"the request did not finish within {flow.timeout_s} s"))
 
     def _finish(self, flow: Flow, error: Exception | None = None) -> None:
         """Gives back whatever it held; its owner gets an output, once."""

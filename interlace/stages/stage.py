@@ -1,11 +1,14 @@
 """What a pipeline needs of a stage, and the stages that there are."""
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
 
+from interlace.engine.prompt_cache import PromptCache
+from interlace.engine.thread import Engine
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
 from interlace.models.optimize import Optimizations
@@ -45,7 +48,7 @@ class Stage(Protocol):
 class DiffusionStage:
     """An `Omni` as a stage."""
 
-    def __init__(self, config: OmniStageConfig, replica: int = 0) -> None:
+    def __init__(self, config: OmniStageConfig, replica: int = 0, caches: "PromptCaches | None" = None) -> None:
         options = dict(config.engine_args)
         load = {name: options.pop(name) for name in LOAD_OPTIONS if name in options}
         if isinstance(load.get("optimizations"), str):
@@ -56,6 +59,8 @@ class DiffusionStage:
         takes = inspect.signature(model.pipeline.__call__).parameters
         own = {name: value for name, value in set_fields(config.sampling()).items() if name in takes}
         self.omni = Omni(replace(model, defaults={**model.defaults, **own}), **options)
+        if caches is not None:
+            caches.share(self.omni.engine)
 
     def submit(
         self,
@@ -83,18 +88,38 @@ class DiffusionStage:
         self.omni.close()
 
 
+class PromptCaches:
+    """Stages that encode prompts share a cache where its settings are equal: one budget, and hits across stages."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], PromptCache] = {}
+
+    def share(self, engine: Engine) -> None:
+        """Gives an engine that keeps text encodings the cache of those before it."""
+        own = engine.prompt_cache
+        if own is None:
+            return
+        shared = engine.prompt_cache = self._known.setdefault((own.capacity, own.policy), own)
+        shared.by_content = shared.by_content or shared is not own
+
+    def stats(self) -> list[dict[str, Any]]:
+        return [cache.stats() for cache in self._known.values()]
+
+
 class Replicas:
     """Several copies of one stage; each request goes to the one with the fewest."""
 
     def __init__(self, copies: list[Stage]) -> None:
         self.copies = copies
+        self._lock = threading.Lock()
         self._load = [0] * len(copies)
         self._where: dict[str, int] = {}
 
     def submit(self, prompt: Mapping[str, Any], params: Any, *, request_id: str, **options: Any) -> "Future[Output]":
-        place = min(range(len(self.copies)), key=self._load.__getitem__)
-        self._load[place] += 1
-        self._where[request_id] = place
+        with self._lock:
+            place = min(range(len(self.copies)), key=self._load.__getitem__)
+            self._load[place] += 1
+            self._where[request_id] = place
         future = self.copies[place].submit(prompt, params, request_id=request_id, **options)
         future.add_done_callback(lambda _: self._left(request_id, place))
         return future
@@ -114,16 +139,17 @@ class Replicas:
             copy.close()
 
     def _left(self, request_id: str, place: int) -> None:
-        self._load[place] -= 1
-        self._where.pop(request_id, None)
+        with self._lock:
+            self._load[place] -= 1
+            self._where.pop(request_id, None)
 
 
-def open_stage(config: OmniStageConfig) -> Stage:
+def open_stage(config: OmniStageConfig, caches: PromptCaches | None = None) -> Stage:
     """Loads what a config says. Raises `ModelLoadError` or `InvalidRequestError`; nothing stays open then."""
     copies: list[Stage] = []
     try:
         for replica in range(1 if config.remote else config.replicas):
-            copies.append(_open_one(config, replica))
+            copies.append(_open_one(config, replica, caches))
     except BaseException:
         for copy in copies:
             copy.close()
@@ -131,9 +157,9 @@ def open_stage(config: OmniStageConfig) -> Stage:
     return copies[0] if len(copies) == 1 else Replicas(copies)
 
 
-def _open_one(config: OmniStageConfig, replica: int) -> Stage:
+def _open_one(config: OmniStageConfig, replica: int, caches: PromptCaches | None) -> Stage:
     if config.stage_type == "diffusion":
-        return DiffusionStage(config, replica)
+        return DiffusionStage(config, replica, caches)
     if config.remote:
         from interlace.stages.ar_remote import RemoteARStage
 
