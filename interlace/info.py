@@ -1,4 +1,4 @@
-"""`interlace info`: what this machine, this install and a model can do. A model's weights are not loaded for it."""
+"""`interlace info`: what this machine, install and a model can do. Weights are loaded only to measure batch sizes."""
 
 import inspect
 import json
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from interlace import __version__
 from interlace.errors import ModelLoadError
+from interlace.units import show_bytes
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "greenlet", "safetensors", "pillow", "pyarrow")
 _SMALL_FILES = ["model_index.json", "interlace.json", "*/config.json", "*/scheduler_config.json"]
@@ -39,9 +40,29 @@ def show(facts: Mapping[str, Any], *, as_json: bool) -> None:
         return
     console = Console(file=sys.stdout, highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in _flat(facts):
+    for name, value in _flat({name: value for name, value in facts.items() if name != "batches"}):
         table.add_row(name, value, style="bold" if not value else "")
     console.print(table)
+    if "batches" in facts:
+        _show_batches(console, facts["batches"])
+
+
+def _show_batches(console: Console, batches: Mapping[str, Any]) -> None:
+    from interlace.bench.sizing import table_rows
+
+    size, steps = f"{batches['width']}x{batches['height']}", batches["num_inference_steps"]
+    heading, *rows = table_rows(batches)
+    where = f"{batches['device']}, {steps} steps; memory: {batches['memory']}"
+    budget = f"; budget: {show_bytes(batches['budget_bytes'])}" if batches["budget_bytes"] else ""
+    table = Table(*heading, title=f"batches of {size} on {where}{budget}")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if batches["known_costs"]:
+        known = Table("known to the engine", "ms by rows", "rows in a forward", title="measured before on this device")
+        for shape, cost in batches["known_costs"].items():
+            known.add_row(shape, ", ".join(f"{n}: {ms:g}" for n, ms in cost["ms"].items()), str(cost["best_rows"]))
+        console.print(known)
 
 
 def _flat(facts: Mapping[str, Any], indent: int = 0) -> list[tuple[str, str]]:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from interlace import Engine
+from interlace.bench import sizing
 from interlace.bench.batch_curve import batch_curve
 from interlace.bench.latency import latency
 from interlace.bench.percentiles import percentile
 from interlace.bench.quality import quality
 from interlace.bench.throughput import throughput
 from interlace.bench.workloads import make_requests
+from interlace.cli import run
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
 from tests.tiny import save_tiny_flux
@@ -82,6 +84,27 @@ def test_a_profile_is_known_to_the_next_engine(capsys: pytest.CaptureFixture[str
     with Engine(model.pipeline) as engine:
         assert set(engine.stats()["cost"]) == set(result["curves"])
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_batch_sizes_are_measured_against_memory_and_speed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "_MAX_BATCH", 4)
+    save_tiny_flux(tmp_path)
+    flags = ["info", "--model-name", str(tmp_path), "--height", "32"]
+    assert run([*flags, "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)["batches"]
+    assert [line["batch_size"] for line in table["batches"]] == [1, 2, 4]
+    sizes = [line["bytes"] for line in table["batches"]]
+    assert table["weight_bytes"] < sizes[0] < sizes[1] < sizes[2]
+    assert all(line["fits"] and line["pictures_per_s"] > 0 for line in table["batches"])
+    assert table["recommended_batch_size"] in (1, 2, 4)
+    forwards = [line["forward_bytes"] for line in table["batches"]]
+    budget = table["weight_bytes"] + forwards[1]
+    assert run([*flags, "--memory-budget", str(budget)]) == 0
+    assert "too large" in capsys.readouterr().out
+    assert run(["info", "--model-name", str(tmp_path), "--height", "33"]) == 2
+    assert run(["info", "--height", "32"]) == 2
 
 
 def test_quality_compares_each_cache_with_no_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

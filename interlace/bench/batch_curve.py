@@ -3,7 +3,6 @@
 import json
 import statistics
 import sys
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -14,18 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from interlace.bench.calls import one_call_of_each
 from interlace.bench.machine import describe_machine
-from interlace.bench.workloads import make_requests
-from interlace.config import EngineConfig
-from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
-from interlace.engine.engine import EngineCore
 from interlace.engine.fuse import fuse
 from interlace.engine.thread import costs_of
-from interlace.engine.ticket import Ticket
-from interlace.errors import EngineClosedError, InvalidRequestError
-from interlace.models.loader import LoadedModel, load_model
+from interlace.errors import InvalidRequestError
+from interlace.models.loader import load_model
 
 _GEMM = 1024  # rows and columns of the matrices that say what the device gives
 
@@ -60,7 +55,7 @@ def batch_curve(
     peak = gemm_flops(model.pipeline.device, model.pipeline.dtype)
     curves: dict[str, Curve] = {}
     for size in sizes or (int(model.defaults.get("height", 512)),):
-        for call in one_call_of_each(model, size):
+        for call in one_call_of_each(model, size, size):
             if call.shape not in curves:
                 curves[call.shape] = measured(call, max_rows, repeats)
     if save:
@@ -83,27 +78,8 @@ def batch_curve(
 def gemm_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Floating point operations a second of a large matrix product: the practical limit of the device."""
     a = torch.randn(_GEMM, _GEMM, device=device).to(dtype)
-    best = min(_seconds(lambda: a @ a, device) for _ in range(8))
+    best = min(seconds_of(lambda: a @ a, device) for _ in range(8))
     return 2.0 * _GEMM**3 / best
-
-
-def one_call_of_each(model: LoadedModel, size: int) -> list[ModuleCall]:
-    """A call of every module, by shape, as one request of the pipeline makes them."""
-    kwargs = make_requests(model, "uniform", 1, 0)[0] | {"height": size, "width": size, "num_inference_steps": 2}
-    core = EngineCore(model.pipeline, EngineConfig())
-    found: dict[str, ModuleCall] = {}
-    ticket = Ticket("profile", kwargs, Ambient(0), Future())
-    core.add([ticket])
-    try:
-        with torch.no_grad():
-            while core.step() is not None:
-                if ticket.call is not None and not ticket.call.unfusable:
-                    found.setdefault(ticket.call.shape, ticket.call)
-    finally:
-        core.close(EngineClosedError("profiled"))
-    if (error := ticket.future.exception()) is not None:
-        raise error
-    return list(found.values())
 
 
 @torch.no_grad()
@@ -116,14 +92,15 @@ def measured(call: ModuleCall, max_rows: int, repeats: int) -> Curve:
         args, kwargs = fuse([call] * copies)
         run = lambda: call.target.run(*args, **kwargs)  # noqa: E731, B023
         run()
-        seconds[copies * call.rows] = min(_seconds(run, device) for _ in range(repeats))
+        seconds[copies * call.rows] = min(seconds_of(run, device) for _ in range(repeats))
         copies *= 2
     with FlopCounterMode(display=False) as counter:
         call.target.run(*call.args, **call.kwargs)
     return Curve(call.shape, seconds, counter.get_total_flops() / call.rows)
 
 
-def _seconds(run: Any, device: torch.device) -> float:
+def seconds_of(run: Any, device: torch.device) -> float:
+    """Seconds of one `run`, until the device is done with it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = perf_counter()
