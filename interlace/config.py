@@ -45,6 +45,9 @@ class EngineConfig:
     all blocks but the first (first_block_cache; FLUX, SD3, Qwen-Image). Faster, and lossy."""
     cache_threshold: float | None = None
     """How much may change, relatively: lower is closer, higher is faster. By default 0.1; for the first block 0.05."""
+    hold_guidance_after: float = 1.0
+    """The share of a request's steps after which classifier-free guidance is held: of the calls, or rows, with and
+    without the prompt only one is computed, the other follows at the last difference. Faster, and lossy; 1: never."""
     prompt_cache_bytes: int = 0
     """Keep text encoders' outputs within so many bytes and answer equal prompts from them, to the bit; 0: don't."""
     prompt_cache_policy: PromptCachePolicy = "lru"
@@ -65,6 +68,7 @@ class EngineConfig:
                 check_number(name, getattr(self, name), 1, whole=True)
         if self.cache_threshold is not None:
             check_number("cache_threshold", self.cache_threshold, 0)
+        check_number("hold_guidance_after", self.hold_guidance_after, 0, high=1)
         check_number("resolution_tolerance", self.resolution_tolerance, 0, high=0.9)
         check_number("prompt_cache_bytes", self.prompt_cache_bytes, 0, whole=True)
         check_choice("prompt_cache_policy", self.prompt_cache_policy, get_args(PromptCachePolicy))

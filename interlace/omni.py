@@ -192,6 +192,7 @@ class Omni:
                     timeout_s=request.sampling.timeout_s,
                     on_step=listener,
                     preview_every=preview_every,
+                    hold_guidance_after=request.sampling.hold_guidance_after,
                 )
             )
         left = itertools.count(len(parts) - 1, -1)
@@ -247,6 +248,7 @@ def _total(tickets: Sequence[Ticket]) -> Metrics:
     skipped = sum(ticket.metrics.num_skipped for ticket in tickets)
     values = {**vars(longest), "num_forwards": forwards, "mean_rows": rows / forwards if forwards else 0.0}
     values["num_skipped"] = skipped
+    values["num_guidance_held"] = sum(ticket.metrics.num_guidance_held for ticket in tickets)
     return Metrics(**values)
 
 

@@ -27,6 +27,7 @@ class SamplingParams:
     seed: int | None = None
     num_images: int = 1  # image i is drawn with seed + i
     strength: float | None = None  # of an image-to-image edit: 0 keeps the image, 1 ignores it
+    hold_guidance_after: float | None = None  # share of the steps; None: as the engine's settings say
     num_frames: int | None = None
     max_sequence_length: int | None = None  # text tokens
     priority: int = 0  # higher goes first
@@ -42,8 +43,9 @@ class SamplingParams:
         for name in ("guidance_scale", "true_cfg_scale"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0)
-        if self.strength is not None:
-            check_number("strength", self.strength, 0, high=1)
+        for name in ("strength", "hold_guidance_after"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0, high=1)
         if self.seed is not None:
             check_number("seed", self.seed, 0, whole=True, high=_MAX_SEED)
         if self.timeout_s is not None:
@@ -82,6 +84,7 @@ class Metrics:
     num_forwards: int = 0  # module forwards that this request took part in
     mean_rows: float = 0.0  # rows per forward, averaged over those forwards
     num_skipped: int = 0  # denoiser calls that the step cache answered
+    num_guidance_held: int = 0  # denoiser calls, or halves of calls, answered with the last difference of guidance
     generate_s: float = 0.0  # language model stages: first token's start -> last token
     num_prompt_tokens: int = 0
     num_tokens: int = 0  # text tokens that were generated

@@ -9,7 +9,7 @@ from interlace.bulk.formats import Source
 from interlace.errors import InvalidRequestError
 
 WHOLE_COLUMNS = frozenset({"height", "width", "num_inference_steps", "seed", "num_images", "priority"})
-NUMBER_COLUMNS = WHOLE_COLUMNS | {"guidance_scale", "true_cfg_scale", "strength"}
+NUMBER_COLUMNS = WHOLE_COLUMNS | {"guidance_scale", "true_cfg_scale", "strength", "hold_guidance_after"}
 COLUMNS = NUMBER_COLUMNS | {"prompt", "id", "negative_prompt"}
 EDIT_COLUMNS = COLUMNS | {"input_images", "instruction"}
 

@@ -9,7 +9,7 @@ from typing import Any
 from interlace.bulk.rows import Job
 
 _NOT_IN_THE_IMAGE = ("priority", "timeout_s", "num_images")
-_IF_GIVEN = ("model_type", "prompt_enhance")  # keys without these are older than these
+_IF_GIVEN = ("model_type", "prompt_enhance", "hold_guidance_after")  # keys without these are older than these
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,9 +94,10 @@ class Executor:
         """By what the cost of a call is known."""
         if call.unfusable:
             return ""
-        if call.signature not in self._shapes:
-            self._shapes[call.signature] = call.shape
-        return self._shapes[call.signature]
+        key = call.signature, call.tokens // call.rows  # pictures of several sizes may have one signature
+        if key not in self._shapes:
+            self._shapes[key] = call.shape
+        return self._shapes[key]
 
     def refusal(self, call: ModuleCall) -> TooLargeError | None:
         """The error for a call that takes more memory than there is, even alone."""

@@ -18,16 +18,16 @@ class CannotSplitError(Exception):
 
 def fuse(calls: Sequence[ModuleCall]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of one call whose rows are the rows of `calls`, in their order. Signatures must be equal."""
-    first = calls[0]
-    fused = iter(
-        [
-            _join(leaf, column, calls)
-            for leaf, column in zip(first.layout, zip(*(c.leaves for c in calls), strict=True), strict=True)
-        ]
-    )
-    names = first.target.names[: len(first.args)]
-    args = tuple(rebuild(value, fused, first.stop) for value in first.args)
-    kwargs = {name: rebuild(value, fused, first.stop) for name, value in first.kwargs.items() if name not in names}
+    columns = zip(calls[0].layout, zip(*(c.leaves for c in calls), strict=True), strict=True)
+    return rebuilt(calls[0], [_join(leaf, column, calls) for leaf, column in columns])
+
+
+def rebuilt(call: ModuleCall, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of `call` with other leaves."""
+    left = iter(leaves)
+    names = call.target.names[: len(call.args)]
+    args = tuple(rebuild(value, left, call.stop) for value in call.args)
+    kwargs = {name: rebuild(value, left, call.stop) for name, value in call.kwargs.items() if name not in names}
     return args, kwargs
 
 

@@ -5,15 +5,15 @@ with the input is learned from the calls that ran; predicted changes add up unti
 request's own inputs and outputs count, so its batch mates can't change its picture. Lossy; off by default.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
 from interlace.engine.call import ModuleCall, Role, digest
-from interlace.engine.fuse import tensors
-from interlace.engine.tree import flatten, rebuild
+from interlace.engine.tree import flatten, is_atom, rebuild
+from interlace.models.rules import FROM_LATENTS
 
 T = TypeVar("T")
 _WARM_UP, _LAST = 3, 1  # steps at either end that always run
@@ -54,40 +54,63 @@ class StepCache:
         lane = self._lanes.get(conditioning(call)) if not call.unfusable else None
         if lane is None:
             return None
-        latents = _input(call)
+        latents = latents_of(call)
         if latents is None or latents.shape != lane.last_input.shape:
             return None
+        latents = latents.clone()
         moved = _size(latents - lane.last_input)
         lane.last_input = latents
         lane.drift += lane.rate * moved / max(_size(lane.flow), 1e-12)
         at_an_end = step < _WARM_UP or not num_steps or step >= num_steps - _LAST
-        if at_an_end or lane.num_computed < 2 or lane.drift >= self._threshold:
+        if at_an_end or lane.num_computed < 2 or not lane.drift < self._threshold:
             return None
-        return _copied(lane.output)
+        return copied(lane.output)
 
     def store(self, call: ModuleCall, output: Any) -> None:
         """What a call that ran came to."""
-        flow = next((t for t in tensors(output) if t.is_floating_point()), None)
-        latents = None if call.unfusable else _input(call)
+        flow = _flow(output)
+        latents = None if call.unfusable else latents_of(call)
         if flow is None or latents is None:
             return
+        latents = latents.clone()
         key = conditioning(call)
         before = self._lanes.pop(key, None)
-        lane = _Lane(latents, latents, _copied(output), flow.clone())
+        lane = _Lane(latents, latents, copied(output), flow.clone())
         if before is not None and before.flow.shape == flow.shape:
             moved = _size(latents - before.computed_input)
-            lane.rate = _size(flow - before.flow) / moved if moved else 0.0
-            lane.num_computed = before.num_computed + 1
+            lane.rate = _size(flow - before.flow) / moved if moved else before.rate
+            lane.num_computed = before.num_computed + (moved > 0)  # the same latents again teach nothing
         self._lanes[key] = lane
 
 
-def _input(call: ModuleCall) -> torch.Tensor | None:
-    """A copy of the denoiser's latents: the first argument with rows."""
-    rows = (v for leaf, v in zip(call.layout, call.leaves, strict=True) if leaf.role is Role.ROWS)
-    return next((value.clone() for value in rows if isinstance(value, torch.Tensor)), None)
+def latents_of(call: ModuleCall) -> torch.Tensor | None:
+    """The denoiser's latents: the first argument with rows; those that come as a list in one line."""
+    for leaf, value in zip(call.layout, call.leaves, strict=True):
+        if leaf.role is Role.ROWS:
+            return value if isinstance(value, torch.Tensor) else None
+        if leaf.role is Role.ITEMS:
+            return _in_line(value)
+    return None
 
 
-def _copied(output: Any) -> Any:
+def _in_line(items: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
+    parts = [item.flatten() for item in items if item is not None]
+    return torch.cat(parts) if parts else None
+
+
+def _flow(output: Any) -> torch.Tensor | None:
+    """The prediction: an output's first tensor, or all of the list that holds one a row."""
+    leaves: list[Any] = []
+    flatten(output, leaves, lambda value: type(value) is list, objects=True)
+    for leaf in leaves:
+        if isinstance(leaf, list) and leaf and all(isinstance(item, torch.Tensor) for item in leaf):
+            return _in_line(leaf)
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+            return leaf
+    return None
+
+
+def copied(output: Any) -> Any:
     """The pipeline may change what it gets in place."""
     leaves: list[Any] = []
     flatten(output, leaves, objects=True)
@@ -96,14 +119,20 @@ def _copied(output: Any) -> Any:
 
 
 def conditioning(call: ModuleCall) -> Hashable:
-    """Module and conditioning: every argument but the latents and what counts time."""
+    """Module and conditioning: every argument but the latents, what is made of them, and what counts time."""
     parts: list[Hashable] = [call.target.label]
     seen_latents = False
     for leaf, value in zip(call.layout, call.leaves, strict=True):
-        if leaf.role is Role.ROWS and not seen_latents:
+        if leaf.role in (Role.ROWS, Role.ITEMS) and not seen_latents:
             seen_latents = True
-        elif isinstance(value, torch.Tensor) and leaf.role is not Role.SCALAR:
+        elif leaf.role is Role.SCALAR or leaf.name in FROM_LATENTS:
+            continue
+        elif isinstance(value, torch.Tensor):
             parts.append((leaf.name, value.shape, digest(value)))
+        elif leaf.role is Role.ITEMS:
+            parts.append((leaf.name, tuple(None if item is None else (item.shape, digest(item)) for item in value)))
+        elif is_atom(value):
+            parts.append((leaf.name, value))
     return tuple(parts)
 
 

@@ -60,6 +60,7 @@ class Engine:
         timeout_s: float | None = None,
         on_step: StepListener | None = None,
         preview_every: int = 0,
+        hold_guidance_after: float | None = None,
     ) -> "Future[Any]":
         """Queue one call of the pipeline. The future gets its output or its error; `future.ticket` tells how it went.
 
@@ -67,6 +68,7 @@ class Engine:
         `EngineDeadError`, or `InvalidRequestError` when `request_id` is already in use.
         """
         ticket = self._ticket(kwargs, request_id, priority, timeout_s, on_step, preview_every)
+        ticket.hold_guidance_after = hold_guidance_after
         self._inbox.put(lambda: self._core.add([ticket]))
         return ticket.future
 
@@ -132,6 +134,7 @@ class Engine:
             "out_of_memory": counts.out_of_memory,
             "requests": {**core.finished, "live": len(self._live)},
             "skipped": core.num_skipped,
+            "guidance_held": core.num_held,
             "prompt_cache": core.prompt_cache.stats() if core.prompt_cache is not None else None,
             "cost": core.cost.describe(),
             "memory": core.memory.describe(),

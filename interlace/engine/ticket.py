@@ -10,6 +10,7 @@ from typing import Any
 from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
 from interlace.engine.first_block import BlockMemory
+from interlace.engine.guidance import HeldGuidance
 from interlace.engine.scheduler import Pending, Waiting
 from interlace.engine.step_cache import Lanes, StepCache
 from interlace.engine.strand import Strand
@@ -41,6 +42,8 @@ class Ticket:
     call: ModuleCall | None = None
     pending: Pending | None = None
     step_cache: StepCache | None = None
+    hold_guidance_after: float | None = None  # None: as the engine's settings say
+    guidance: HeldGuidance | None = None
     block_memories: Lanes[BlockMemory] = field(default_factory=Lanes)
     aborted: BaseException | None = None
     num_steps: int = 0

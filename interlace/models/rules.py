@@ -43,4 +43,16 @@ UNUSED_ARGUMENTS = frozenset({("AutoencoderKL", "generator")})
 # Lists with one item a row whose items may differ in length: the module pads and masks by itself.
 RAGGED_ITEMS = frozenset({"cap_feats"})  # Z-Image
 
+# What a ControlNet makes of the latents: new at every step, and nothing that tells one conditioning from another.
+FROM_LATENTS = frozenset(
+    {
+        "down_block_additional_residuals",
+        "mid_block_additional_residual",
+        "down_intrablock_additional_residuals",
+        "controlnet_block_samples",
+        "controlnet_single_block_samples",
+        "block_controlnet_hidden_states",
+    }
+)
+
 TEXT_BUCKET = 64  # texts are padded by less than this many tokens

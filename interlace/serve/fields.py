@@ -24,6 +24,9 @@ class Sampling(BaseModel):
     width: Annotated[int, Field(ge=1)] | None = Field(None, description="Pixels; instead of size.")
     height: Annotated[int, Field(ge=1)] | None = Field(None, description="Pixels; instead of size.")
     strength: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="0 keeps the picture, 1 ignores it.")
+    hold_guidance_after: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Share of the steps after which guidance is held: faster, and lossy."
+    )
     max_sequence_length: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="Text tokens.")
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = Field(None, description="Higher goes first.")
     timeout_s: Annotated[float, Field(gt=0, le=86400)] | None = Field(None, description="Seconds; then a 504.")

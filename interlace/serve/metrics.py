@@ -101,6 +101,7 @@ class EngineCollector(Collector):
         )
         retries = CounterMetricFamily(f"{PREFIX}:oom_retries", "Forwards halved for want of memory", labels=["model"])
         skipped = CounterMetricFamily(f"{PREFIX}:cache_hits", "Denoising calls answered by a cache", labels=["model"])
+        held = CounterMetricFamily(f"{PREFIX}:guidance_held", "Denoising calls at held guidance", labels=["model"])
         for lane in self._registry.lanes.all:
             stats = lane.omni.engine.stats()
             for module, counts in stats["widths"].items():
@@ -111,8 +112,9 @@ class EngineCollector(Collector):
             for module, reason in stats["unfused"].items():
                 unfused.add_metric([lane.name, module, reason[:200]], 1)
             retries.add_metric([lane.name], stats["out_of_memory"])
-            skipped.add_metric([lane.name], stats.get("num_skipped", 0))
-        yield from (widths, padding, texts, fused, unfused, retries, skipped)
+            skipped.add_metric([lane.name], stats["skipped"])
+            held.add_metric([lane.name], stats["guidance_held"])
+        yield from (widths, padding, texts, fused, unfused, retries, skipped, held)
 
     def _memory(self) -> Iterator[Metric]:
         used = GaugeMetricFamily(f"{PREFIX}:device_memory_bytes", "Memory of an accelerator", labels=["device", "kind"])

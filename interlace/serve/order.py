@@ -17,7 +17,7 @@ from interlace.serve.settings import ServeSettings
 _DENIED = ("prompt", "image", "mask_image", "generator", "latents", "output_type", "return_dict", "timesteps", "sigmas",
            "max_area", "attention_kwargs", "cross_attention_kwargs", "joint_attention_kwargs")  # fmt: skip
 _PASSED = ("negative_prompt", "num_inference_steps", "guidance_scale", "true_cfg_scale", "strength",
-           "max_sequence_length", "timeout_s")  # fmt: skip
+           "hold_guidance_after", "max_sequence_length", "timeout_s")  # fmt: skip
 
 
 @dataclass(frozen=True)
