@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from socket import socket
 from typing import Annotated, Any
@@ -59,6 +59,7 @@ def serve(
         A directory, a hub id, or "demo" for the built-in model.
     omni
         Serve several stages, as --ar-stage, --dit-stage or --deploy-config name them; a plain model is one stage.
+        Where the stages are others than the model, its name is what clients may call them all.
     edit_model
         The model for edits; by default what comes with the model, sharing its weights where it can.
     torch_dtype
@@ -98,6 +99,8 @@ def serve(
     places |= {"optimizations": speed.optimizations() if speed != SpeedFlags() else None}
     configs = stages_from_flags(stages, model, engine=engine, load=places)
     if configs is not None:
+        if model != "demo" and all(config.model != model for config in configs):  # what clients may call the whole
+            settings = replace(settings, model_alias=(*settings.model_alias, model))
         _serve_stages(configs, edit_model, settings, listening)
         return
     drawing = load(model, revision=revision, variant=variant)
