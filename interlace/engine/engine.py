@@ -1,7 +1,7 @@
 """The loop: admit, schedule, execute, resume. Runs in one thread; `thread.py` gives it one and a public face."""
 
 import logging
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from time import monotonic, perf_counter
@@ -15,17 +15,15 @@ from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
 from interlace.engine.exclusive import exclusive_reason
 from interlace.engine.executor import Executor, Outcome
-from interlace.engine.first_block import BlockMemory, FirstBlockCache
+from interlace.engine.first_block import FirstBlockCache
 from interlace.engine.fitting import Fitting
 from interlace.engine.forecast import Forecast
-from interlace.engine.fuse import CannotSplitError, close, split, tensors
-from interlace.engine.guidance import HeldGuidance, halves
+from interlace.engine.fuse import tensors
 from interlace.engine.intercept import Interception
 from interlace.engine.memory import MemoryModel
 from interlace.engine.preview import watch_steps
-from interlace.engine.prompt_cache import PromptCache
-from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler
-from interlace.engine.step_cache import StepCache, conditioning
+from interlace.engine.scheduler import DECODE, ENCODE, Pending, Scheduler, stage_of
+from interlace.engine.shortcuts import Shortcuts
 from interlace.engine.strand import Finished, Strand
 from interlace.engine.ticket import Ticket
 from interlace.engine.view import ViewFactory
@@ -56,15 +54,11 @@ class EngineCore:
         by_block = config.cache_type == "first_block_cache"
         self._blocks = FirstBlockCache(pipeline, config.threshold) if by_block else None
         self.executor = Executor(config, self.cost, self._blocks, Fitting(self.memory, pipeline.device))
-        capacity, policy = config.prompt_cache_bytes, config.prompt_cache_policy
-        self.prompt_cache = PromptCache(capacity, policy) if capacity else None
+        self.shortcuts = Shortcuts(config, self.executor, self._blocks)
         self._waiting: dict[str, Ticket] = {}
         self._running: dict[str, Ticket] = {}
         self.loop_seconds = 0.0
         self.strand_seconds = 0.0
-        self.num_skipped = 0  # denoiser calls that step caches answered
-        self.num_held = 0  # calls, or halves of calls, that a held guidance answered
-        self._halved: dict[Hashable, bool] = {}  # kinds of calls -> whether half of the rows come to the same alone
         self._settled: list[tuple[Future[Any], Any, BaseException | None]] = []
         self.forwarding: tuple[str, ...] = ()  # the requests of the forward that runs, or ran last
         self.finished: dict[str, int] = {"ok": 0, "error": 0, "aborted": 0}
@@ -137,11 +131,7 @@ class EngineCore:
     def _start(self, ticket: Ticket) -> None:
         self._running[ticket.request_id] = ticket
         ticket.metrics.queue_s = monotonic() - ticket.submitted
-        if self._config.cache_type == "step_cache":
-            ticket.step_cache = StepCache(self._config.threshold)
-        after = self._config.hold_guidance_after if ticket.hold_guidance_after is None else ticket.hold_guidance_after
-        if after < 1:
-            ticket.guidance = HeldGuidance(after)
+        self.shortcuts.start(ticket)
         ticket.strand = Strand(lambda: self._call_pipeline(ticket), ticket.ambient)
         self._advance(ticket, None)
 
@@ -180,24 +170,13 @@ class EngineCore:
         metrics.mean_rows = ticket.total_rows / metrics.num_forwards
         if ticket.pending.stage == ENCODE:
             metrics.encode_s += outcome.seconds
-            if self.prompt_cache is not None and ticket.call is not None and outcome.error is None:
-                self.prompt_cache.store(ticket.call, outcome.value)
         elif ticket.pending.stage == DECODE:
             metrics.decode_s += outcome.seconds
         else:
             metrics.denoise_s += outcome.seconds
             ticket.num_denoised += 1
-            if ticket.call is not None and outcome.error is None:
-                outcome.value = self._remember(ticket, ticket.call, outcome.value)
-
-    def _remember(self, ticket: Ticket, call: ModuleCall, value: Any) -> Any:
-        """Let the request's own caches learn from a denoiser call that ran. Returns what the pipeline gets for it."""
-        if ticket.step_cache is not None:
-            ticket.step_cache.store(call, value)
-        if call.memory is not None and call.memory.commit():
-            ticket.metrics.num_skipped += 1
-            self.num_skipped += 1
-        return value if ticket.guidance is None else ticket.guidance.deliver(call, value, computed=True)
+        if ticket.call is not None and outcome.error is None:
+            outcome.value = self.shortcuts.learn(ticket, ticket.call, outcome.value)
 
     def _advance(self, ticket: Ticket, outcome: Outcome | None) -> None:
         """Run a strand up to its next call or its end."""
@@ -208,64 +187,17 @@ class EngineCore:
         start = perf_counter()
         said = ticket.strand.resume(outcome.value if outcome else None, error)
         while isinstance(said, ModuleCall):
-            said = self._narrowed(ticket, said)
-            if (known := self._cached(ticket, said)) is None:
+            said = self.shortcuts.reduced(ticket, said)
+            if (known := self.shortcuts.known(ticket, said)) is None:
                 break
             said = ticket.strand.resume(known)
         self.strand_seconds += perf_counter() - start
         if isinstance(said, ModuleCall):
-            if self._blocks is not None and said.target.component == "transformer" and not said.unfusable:
-                key = conditioning(said)
-                said.memory = ticket.block_memories.pop(key, BlockMemory())
-                ticket.block_memories[key] = said.memory
+            self.shortcuts.prepare(ticket, said)
             ticket.call, ticket.pending = said, self._describe(ticket, said)
             ticket.aborted = ticket.aborted or self.executor.refusal(said)
         else:
             self._finish(ticket, said)
-
-    def _cached(self, ticket: Ticket, call: ModuleCall) -> Any | None:
-        """A text encoder's answer to equal texts, or a denoiser call's from the request's own cache, if good enough."""
-        if self.prompt_cache is not None and (encoded := self.prompt_cache.lookup(call)) is not None:
-            return encoded
-        if stage_of(call.target.component, call.target.method) != DENOISE:
-            return None
-        where = ticket.metrics.num_steps, ticket.num_steps
-        if ticket.guidance is not None and (held := ticket.guidance.answer(call, *where)) is not None:
-            self._count_held(ticket)
-            return held
-        if ticket.step_cache is None or (known := ticket.step_cache.lookup(call, *where)) is None:
-            return None
-        ticket.metrics.num_skipped += 1
-        self.num_skipped += 1
-        return known if ticket.guidance is None else ticket.guidance.deliver(call, known, computed=False)
-
-    def _narrowed(self, ticket: Ticket, call: ModuleCall) -> ModuleCall:
-        """The call itself, or the half of its rows that is to run where the request holds its guidance."""
-        if ticket.guidance is None or stage_of(call.target.component, call.target.method) != DENOISE:
-            return call
-        half = ticket.guidance.narrowed(call, ticket.metrics.num_steps, ticket.num_steps)
-        if half is call:
-            return call
-        if call.kind not in self._halved:
-            self._halved[call.kind] = self._same_halved(ticket, call)
-        if not self._halved[call.kind]:
-            return call
-        self._count_held(ticket)
-        return half
-
-    def _same_halved(self, ticket: Ticket, call: ModuleCall) -> bool:
-        """Whether the second half of a call's rows come to the same without the first: tried once a kind."""
-        half = halves(call)[1]
-        outcomes = [self.executor.run([one], [ticket.ambient])[0] for one in (call, half)]
-        try:
-            whole = split(outcomes[0].value, halves(call))[1] if outcomes[0].error is None else None
-        except CannotSplitError:
-            return False
-        return outcomes[1].error is None and whole is not None and close(whole, outcomes[1].value)
-
-    def _count_held(self, ticket: Ticket) -> None:
-        ticket.metrics.num_guidance_held += 1
-        self.num_held += 1
 
     def _not_finite(self, ticket: Ticket, value: Any) -> NonFiniteOutputError | None:
         """The error for NaN or Inf in a result; None when all is well or nobody asked."""
@@ -341,15 +273,6 @@ class EngineCore:
     def _free_hooks(self) -> None:
         if getattr(self._pipeline, "_all_hooks", None):
             self._pipeline.maybe_free_model_hooks()
-
-
-def stage_of(component: str, method: str) -> int:
-    """ENCODE, DECODE or DENOISE, from a component's name in its pipeline."""
-    if method == "decode" or component.startswith(("vocoder", "safety_checker", "movq", "vqgan", "vqvae")):
-        return DECODE
-    if method != "forward" or "encoder" in component or component.startswith(("vae", "image_", "text_", "feature")):
-        return ENCODE
-    return DENOISE
 
 
 def _set(future: "Future[Any]", value: Any, error: BaseException | None) -> None:

@@ -153,6 +153,15 @@ class Scheduler:
         return limit if isinstance(limit, int) else _NO_LIMIT
 
 
+def stage_of(component: str, method: str) -> int:
+    """ENCODE, DECODE or DENOISE, from a component's name in its pipeline."""
+    if method == "decode" or component.startswith(("vocoder", "safety_checker", "movq", "vqgan", "vqvae")):
+        return DECODE
+    if method != "forward" or "encoder" in component or component.startswith(("vae", "image_", "text_", "feature")):
+        return ENCODE
+    return DENOISE
+
+
 def _length(call: Pending) -> float:
     """Tokens in a row."""
     return call.tokens / call.rows

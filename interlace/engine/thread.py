@@ -109,11 +109,11 @@ class Engine:
     @property
     def prompt_cache(self) -> PromptCache | None:
         """Where text encodings are kept. Several engines may share one; to be set before the first request."""
-        return self._core.prompt_cache
+        return self._core.shortcuts.prompt_cache
 
     @prompt_cache.setter
     def prompt_cache(self, cache: PromptCache | None) -> None:
-        self._core.prompt_cache = cache
+        self._core.shortcuts.prompt_cache = cache
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start: forwards and rows per module, what isn't shared and why, where the time went."""
@@ -133,9 +133,9 @@ class Engine:
             "halved": counts.halved,
             "out_of_memory": counts.out_of_memory,
             "requests": {**core.finished, "live": len(self._live)},
-            "skipped": core.num_skipped,
-            "guidance_held": core.num_held,
-            "prompt_cache": core.prompt_cache.stats() if core.prompt_cache is not None else None,
+            "skipped": core.shortcuts.num_skipped,
+            "guidance_held": core.shortcuts.num_held,
+            "prompt_cache": core.shortcuts.prompt_cache.stats() if core.shortcuts.prompt_cache is not None else None,
             "cost": core.cost.describe(),
             "memory": core.memory.describe(),
             "seconds": {"forward": forward_s, "strand": strand_s, "engine": loop_s - forward_s - strand_s},
