@@ -1,15 +1,18 @@
-"""The simulator: what can be worked out by hand comes out so; nothing here needs torch."""
+"""The simulator: what can be worked out by hand comes out so."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from interlace.bench.simulate import Kind, kinds_of, poisson, read_curves, replay, simulate
+from interlace.bench.check import check, cost_of, with_overheads
+from interlace.bench.published import PUBLISHED
+from interlace.bench.simulate import Forwards, Kind, kinds_of, poisson, read_curves, replay, simulate
 from interlace.config import EngineConfig
 from interlace.engine.cost import CostModel
-from interlace.engine.scheduler import DENOISE
+from interlace.engine.scheduler import DENOISE, ENCODE
 from interlace.errors import InvalidRequestError
+from tests.tiny import save_tiny_flux
 
 
 def cost(seconds: dict[str, dict[int, float]]) -> CostModel:
@@ -22,7 +25,7 @@ def cost(seconds: dict[str, dict[int, float]]) -> CostModel:
 
 
 def kind(shape: str = "unet s", steps: int = 10) -> Kind:
-    return Kind("k", ((shape, DENOISE, steps),), steps)
+    return Kind("k", (Forwards(shape, DENOISE, steps),), steps)
 
 
 FREE = {"unet s": {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}}  # rows cost nothing
@@ -83,3 +86,35 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(InvalidRequestError):
         kinds_of(read_curves(tmp_path / "other.json"), (1,), 1)
+
+
+def test_published_profiles_name_their_source(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, published in PUBLISHED.items():
+        assert published.source.startswith("https://"), name
+    simulate(profile="flux.1-dev-h100", rate=10.0, num_requests=20)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(result["kinds"].values()) == [6.71]  # 28 steps are what was published
+    assert result["replicas"] >= 67
+    with pytest.raises(InvalidRequestError, match="one of flux"):
+        simulate(profile="abacus", rate=1.0)
+    with pytest.raises(InvalidRequestError):
+        simulate(rate=1.0)
+
+
+def test_a_check_compares_prediction_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny_flux(tmp_path)
+    check(model_name=str(tmp_path), workload="turbo", num_requests=4, max_rows=2, clock="cpu")
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name in ("predicted", "predicted_from_own_forwards"):
+        assert 0 < result[name]["p50_s"] <= result[name]["p95_s"]
+        assert result[name]["p50_error"] == pytest.approx(
+            result[name]["p50_s"] / result["measured"]["p50_s"] - 1, abs=0.1
+        )
+    assert 0 < result["measured"]["p50_s"] <= result["measured"]["p95_s"]
+
+
+def test_what_python_takes_is_part_of_every_forward() -> None:
+    known = with_overheads({"unet s": {1: 1.0, 4: 2.0}}, start_s=0.5, call_s=0.25)
+    assert known == {"unet s": {1: 1.25, 4: 3.0}, "request start": {1: 0.5}}
+    whole = Kind("k", (Forwards("request start", ENCODE, 1), Forwards("unet s", DENOISE, 2)), 2)
+    assert replay([(0.0, whole)], cost_of(known), EngineConfig()) == [3.0]

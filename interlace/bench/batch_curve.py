@@ -3,6 +3,7 @@
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -83,8 +84,15 @@ def gemm_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 @torch.no_grad()
-def measured(call: ModuleCall, max_rows: int, repeats: int) -> Curve:
-    """Seconds of forwards of `call` beside copies of itself: the fastest of `repeats`, after one that doesn't count."""
+def measured(
+    call: ModuleCall,
+    max_rows: int,
+    repeats: int,
+    of: Callable[[list[float]], float] = min,
+    clock: Callable[[], float] = perf_counter,
+) -> Curve:
+    """Seconds of forwards of `call` beside copies of itself: the fastest (`of`) of `repeats`, after a first that
+    doesn't count."""
     seconds: dict[int, float] = {}
     device = next(leaf.device for leaf in call.leaves if isinstance(leaf, torch.Tensor))
     copies = 1
@@ -92,22 +100,22 @@ def measured(call: ModuleCall, max_rows: int, repeats: int) -> Curve:
         args, kwargs = fuse([call] * copies)
         run = lambda: call.target.run(*args, **kwargs)  # noqa: E731, B023
         run()
-        seconds[copies * call.rows] = min(seconds_of(run, device) for _ in range(repeats))
+        seconds[copies * call.rows] = of([seconds_of(run, device, clock) for _ in range(repeats)])
         copies *= 2
     with FlopCounterMode(display=False) as counter:
         call.target.run(*call.args, **call.kwargs)
     return Curve(call.shape, seconds, counter.get_total_flops() / call.rows)
 
 
-def seconds_of(run: Any, device: torch.device) -> float:
+def seconds_of(run: Any, device: torch.device, clock: Callable[[], float] = perf_counter) -> float:
     """Seconds of one `run`, until the device is done with it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = perf_counter()
+    start = clock()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return perf_counter() - start
+    return clock() - start
 
 
 def _keep(curves: Any, cost: CostModel) -> None:

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 from interlace.bench.percentiles import percentile
+from interlace.bench.published import PUBLISHED
 from interlace.config import EngineConfig, Policy
 from interlace.engine.cost import CostModel
 from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler
@@ -24,17 +26,26 @@ _PROBE = 4000  # requests with which one rate is tried when a fleet is planned
 _SWITCH_AFTER = 4  # forwards after which a policy that looks at remaining work is asked again
 
 
+class Forwards(NamedTuple):
+    """Equal calls of one request, one after the other."""
+
+    shape: str
+    stage: int
+    times: int
+    rows: int = 1
+
+
 @dataclass(frozen=True)
 class Kind:
     """One sort of request: the shapes of its forwards, in order, with how often each runs."""
 
     name: str
-    forwards: tuple[tuple[str, int, int], ...]  # shape, stage, count
+    forwards: tuple[Forwards, ...]
     steps: int
 
     def solo_s(self, cost: CostModel) -> float:
         """Seconds alone."""
-        return sum((cost.seconds(shape) or 0.0) * count for shape, _, count in self.forwards)
+        return sum((cost.seconds(one.shape, one.rows) or 0.0) * one.times for one in self.forwards)
 
 
 @dataclass(slots=True)
@@ -46,13 +57,14 @@ class _Job:
     left: int = 0  # of the forwards at this place
 
     def pending(self, cost: CostModel, slo: float) -> Pending:
-        shape, stage, _ = self.kind.forwards[self.place]
+        shape, stage, _, rows = self.kind.forwards[self.place]
         rest = self.kind.forwards[self.place + 1 :]
-        remaining = (cost.seconds(shape) or 0.0) * self.left + sum((cost.seconds(s) or 0.0) * n for s, _, n in rest)
+        remaining = (cost.seconds(shape, rows) or 0.0) * self.left
+        remaining += sum((cost.seconds(one.shape, one.rows) or 0.0) * one.times for one in rest)
         deadline = self.arrival + slo * self.kind.solo_s(cost)
         return Pending(
-            str(self.number), shape.split(" ")[0], shape, stage, 1, 1, self.number, 0, shape, remaining, self.arrival,
-            deadline,
+            str(self.number), shape.split(" ")[0], shape, stage, rows, rows, self.number, 0, shape, remaining,
+            self.arrival, deadline,
         )  # fmt: skip
 
 
@@ -73,7 +85,7 @@ def replay(
         if not running and not queue:
             now = max(now, arrivals[coming][0])
         while coming < len(arrivals) and arrivals[coming][0] <= now:
-            job = _Job(coming, arrivals[coming][1], arrivals[coming][0], left=arrivals[coming][1].forwards[0][2])
+            job = _Job(coming, arrivals[coming][1], arrivals[coming][0], left=arrivals[coming][1].forwards[0].times)
             rank = job.kind.solo_s(cost) + 0.5 * job.arrival if config.policy == "sjf" else job.arrival
             heapq.heappush(queue, (rank, coming, job))
             coming += 1
@@ -82,8 +94,8 @@ def replay(
             running[str(job.number)] = job
             pending[str(job.number)] = job.pending(cost, slo)
         group = [running[p.request_id] for p in scheduler.next_forward(pending.values(), {}, now)]
-        shape = group[0].kind.forwards[group[0].place][0]
-        seconds = cost.seconds(shape, len(group)) or 0.0
+        shape = group[0].kind.forwards[group[0].place].shape
+        seconds = cost.seconds(shape, sum(job.kind.forwards[job.place].rows for job in group)) or 0.0
         times = min(job.left for job in group)
         if coming < len(arrivals) and len(running) < config.max_num_seqs and seconds > 0:
             times = min(times, max(math.ceil((arrivals[coming][0] - now) / seconds), 1))
@@ -100,7 +112,7 @@ def replay(
                     del running[name], pending[name]
                     scheduler.forget(name)
                     continue
-                job.left = job.kind.forwards[job.place][2]
+                job.left = job.kind.forwards[job.place].times
             pending[name] = job.pending(cost, slo)
     return latencies
 
@@ -134,9 +146,9 @@ def kinds_of(cost: CostModel, steps: Sequence[int], calls_per_step: int) -> list
         Kind(
             f"{shape.split(': ')[-1].split(',')[0]}/{count}",
             (
-                *((s, ENCODE, calls_per_step) for s in encode),
-                (shape, DENOISE, count * calls_per_step),
-                *((s, DECODE, 1) for s in decode[index : index + 1]),
+                *(Forwards(s, ENCODE, calls_per_step) for s in encode),
+                Forwards(shape, DENOISE, count * calls_per_step),
+                *(Forwards(s, DECODE, 1) for s in decode[index : index + 1]),
             ),
             count,
         )
@@ -147,7 +159,8 @@ def kinds_of(cost: CostModel, steps: Sequence[int], calls_per_step: int) -> list
 
 def simulate(
     *,
-    curves: Path,
+    curves: Path | None = None,
+    profile: str | None = None,
     rate: float,
     num_requests: int = 10_000,
     steps: tuple[int, ...] = (28,),
@@ -165,7 +178,7 @@ def simulate(
     """
     if rate <= 0 or num_requests < 1 or not 0 < attainment <= 1 or calls_per_step < 1 or min(steps, default=0) < 1:
         raise InvalidRequestError("expected a rate above 0, at least one request and step, attainment above 0, up to 1")
-    cost = read_curves(curves)
+    cost = _costs(curves, profile)
     kinds = kinds_of(cost, steps, calls_per_step)
     config = EngineConfig(max_num_seqs=max_num_seqs, policy=policy)
     start = perf_counter()
@@ -174,7 +187,8 @@ def simulate(
     taken = perf_counter() - start
     capacity = _capacity(kinds, cost, config, slo, attainment, seed)
     result = {
-        "rate_per_s": rate, "num_requests": num_requests, "policy": policy, "slo": slo, "attainment": attainment,
+        "costs": str(curves or PUBLISHED[str(profile)].source), "rate_per_s": rate,
+        "num_requests": num_requests, "policy": policy, "slo": slo, "attainment": attainment,
         "kinds": {kind.name: round(kind.solo_s(cost), 4) for kind in kinds},
         **{f"p{q}_s": round(percentile(latencies, q), 4) for q in (50, 95, 99)},
         "attained": round(_attained(arrivals, latencies, cost, slo), 4),
@@ -193,6 +207,15 @@ def simulate(
     if output is not None:
         output.write_text(line + "\n", encoding="utf-8")
     print(line)
+
+
+def _costs(curves: Path | None, profile: str | None) -> CostModel:
+    if (curves is None) == (profile is None) or profile not in (None, *PUBLISHED):
+        raise InvalidRequestError(
+            f"got curves {curves}, profile {profile}; expected a file of batch-curve, or one of {', '.join(PUBLISHED)}",
+            "curves",
+        )
+    return read_curves(curves) if curves is not None else PUBLISHED[str(profile)].cost()
 
 
 def poisson(kinds: Sequence[Kind], rate: float, count: int, seed: int) -> list[tuple[float, Kind]]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from interlace.commands.quiet import without_bars
+from interlace.errors import InvalidRequestError
 
 bench = App(name="bench", help="Measure what sharing forwards gains on this machine.")
 
@@ -346,15 +347,21 @@ def serving(
 @bench.command
 def simulate(
     *,
-    curves: Path,
-    rate: float,
-    num_requests: int = 10_000,
+    curves: Path | None = None,
+    profile: str | None = None,
+    rate: float | None = None,
+    num_requests: int | None = None,
     steps: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative=())] = (28,),
     calls_per_step: int = 1,
     slo: float = 3.0,
     attainment: float = 0.9,
     policy: Literal["fifo", "sjf", "deadline"] = "fifo",
     max_num_seqs: int = 16,
+    check: Annotated[bool, Parameter(negative=())] = False,
+    model_name: Annotated[str, Parameter(alias="--model")] = "demo",
+    workload: str = "mixed",
+    load: float = 0.7,
+    clock: Literal["wall", "cpu"] = "wall",
     seed: int = 0,
     output: Path | None = None,
 ) -> None:
@@ -363,16 +370,23 @@ def simulate(
     ```text
     interlace bench batch-curve --sizes 64 128 --output curves.json
     interlace bench simulate --curves curves.json --rate 5 --steps 16 --calls-per-step 2
+    interlace bench simulate --profile flux.1-dev-h100 --rate 50 --steps 28
+    interlace bench simulate --check --workload small --clock cpu
     ```
+
+    With --check a model is measured, run under random arrivals, and compared with what the simulator says of the same.
 
     Parameters
     ----------
     curves
         What forwards cost: a file of `batch-curve --output`.
+    profile
+        In its place what others published of one H100 at 1024x1024: flux.1-dev-h100, sd3.5-large-h100, sdxl-h100;
+        with -compiled (SDXL: -tensorrt) the faster ones.
     rate
         Requests a second, at random (Poisson).
     num_requests
-        How many are simulated.
+        How many are simulated (10,000), or run with --check (32).
     steps
         Denoising steps; with several, each request has one of them at random.
     calls_per_step
@@ -385,6 +399,16 @@ def simulate(
         fifo, sjf or deadline.
     max_num_seqs
         Requests in flight at once on a replica.
+    check
+        Run it, too.
+    model_name
+        With --check: a directory, a hub id, or "demo".
+    workload
+        With --check: as for `throughput`.
+    load
+        With --check: the rate, as a share of what a full queue would get through.
+    clock
+        With --check: wall, or cpu, in which only this process's own time counts, on one thread.
     seed
         Of the arrivals.
     output
@@ -392,5 +416,15 @@ def simulate(
     """
     from interlace.bench.simulate import simulate as run
 
-    run(curves=curves, rate=rate, num_requests=num_requests, steps=steps, calls_per_step=calls_per_step, slo=slo,
+    if check:
+        from interlace.bench.check import check as compare
+
+        without_bars()
+        compare(model_name=model_name, workload=workload, num_requests=num_requests or 32, load=load, policy=policy,
+                max_num_seqs=max_num_seqs, seed=seed, clock=clock, output=output)  # fmt: skip
+        return
+    if rate is None:
+        raise InvalidRequestError("rate is missing; expected requests a second", "rate")
+    run(curves=curves, profile=profile, rate=rate, num_requests=num_requests or 10_000, steps=steps,
+        calls_per_step=calls_per_step, slo=slo,
         attainment=attainment, policy=policy, max_num_seqs=max_num_seqs, seed=seed, output=output)  # fmt: skip
