@@ -1,6 +1,7 @@
 """`interlace bench stages`: requests that flow from stage to stage, against one stage after the other, in one run."""
 
 import json
+import os
 import platform
 import statistics
 import sys
@@ -16,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from interlace.bench.machine import describe_machine
 from interlace.errors import InvalidRequestError
 from interlace.request import Output
 from interlace.stages.config import OmniStageConfig, create_ar_stage_config, create_dit_stage_config
@@ -54,7 +56,9 @@ def stages(
     fields = {"num_inference_steps": num_inference_steps, "height": size, "width": size}
     with OmniStages(stages=configs) as omni:
         result = measure(omni, _requests(num_requests, fields), repeats)
-    line = json.dumps({**result, "num_inference_steps": num_inference_steps, "size": size})
+    command = f"interlace bench stages --num-requests {num_requests} --num-inference-steps {num_inference_steps}"
+    command += f" --size {size} --repeats {repeats}" + (f" --deploy-config {deploy_config}" if deploy_config else "")
+    line = json.dumps({"command": command, **result, "num_inference_steps": num_inference_steps, "size": size})
     if output is not None:
         output.write_text(line + "\n", encoding="utf-8")
     _print_table(result)
@@ -92,7 +96,9 @@ def measure(omni: OmniStages, requests: list[dict[str, Any]], repeats: int) -> d
         "equal_texts": all(text for text, _ in equal),
         "max_pixel_difference": max(difference for _, difference in equal),
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} torch threads",
+        "machine": describe_machine(omni.model)["device"],
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),  # what else ran: above the number of cores, seconds mean little
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
 

@@ -110,8 +110,7 @@ def _first(lane: Lane) -> None:
         return  # what it needs can't be guessed
     size = lane.model.limits.get("min_size")
     steps = 3 if lane.takes("num_inference_steps") else None
-    extra = lane.area(size, size) if size else {}
-    params = SamplingParams(num_inference_steps=steps, width=size, height=size, extra=extra)
+    params = SamplingParams(num_inference_steps=steps, width=size, height=size)
     previewed = threading.Event()
 
     def look(progress: Progress) -> None:

@@ -18,6 +18,8 @@ def test_both_ways_give_equal_outputs(tmp_path: Path, capsys: pytest.CaptureFixt
     stages(deploy_config=deploy, num_requests=4, num_inference_steps=2, size=16, repeats=1, output=tmp_path / "r.json")
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result == json.loads((tmp_path / "r.json").read_text())
+    assert result["command"].startswith("interlace bench stages --num-requests 4 --num-inference-steps 2 --size 16")
+    assert {"machine", "cores", "load", "date", "versions"} <= result.keys()
     assert result["equal_texts"] is True
     assert result["max_pixel_difference"] <= 1
     assert set(result["seconds"]) == {"pipelined", "stage_by_stage"}

@@ -175,6 +175,32 @@ def test_hidden_states_become_prompt_embeds(tmp_path: Path) -> None:
         assert len({output.images[0].tobytes() for output in together}) == 6
 
 
+@pytest.mark.parametrize(
+    ("family", "what", "fields"),
+    [
+        ("wan", "frames", {"num_frames": 5, "height": 16, "width": 16, "max_sequence_length": 16}),
+        ("stable-audio", "audio", {"extra": {"audio_end_in_s": 0.5}}),
+    ],
+)
+def test_video_and_sound_come_out_of_a_last_stage(family: str, what: str, fields: dict, tmp_path: Path) -> None:
+    painter = create_dit_stage_config(1, str(save_family(family, tmp_path / family)), output_modalities=[
+        "video" if what == "frames" else what])  # fmt: skip
+    params = SamplingParams(num_inference_steps=2, **fields)
+    with Omni(stages=[create_ar_stage_config(0, "demo-expand"), painter]) as omni:
+        requests = [
+            {"prompt": idea, "seed": i, "temperature": 0.9, "max_tokens": 6} for i, idea in enumerate(IDEAS[:3])
+        ]
+        together = omni.generate(requests, params)
+        alone = omni.generate(requests[1], params)[0]
+    assert [output.error for output in together] == [None] * 3
+    assert all(output.text and not output.images and len(getattr(output, what)) == 1 for output in together)
+    if what == "frames":
+        assert [len(output.frames[0]) for output in together] == [5, 5, 5]
+        assert all(near(*pair) for pair in zip(alone.frames[0], together[1].frames[0], strict=True))
+    else:
+        assert np.allclose(alone.audio[0], together[1].audio[0], atol=1e-4)
+
+
 def test_draw_then_edit(tmp_path: Path) -> None:
     draw = create_dit_stage_config(0, str(save_family("sd15-ddim", tmp_path / "sd")))
     edit = create_dit_stage_config(

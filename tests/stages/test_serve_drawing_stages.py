@@ -1,5 +1,6 @@
 """The HTTP server where one stage draws and the next edits: whose a request's fields are, and the prompt cache."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -21,9 +22,17 @@ def live() -> Iterator[Live]:
         create_dit_stage_config(1, "demo-edit", engine_args=CACHE),
     ]
     omni = AsyncOmni(stages=stages)
-    with running(omni) as server:
+    with running(omni, warmup=True) as server:
         yield server
     omni.omni.close()
+
+
+def test_a_first_picture_goes_through_all_stages(live: Live) -> None:
+    until = time.monotonic() + 60
+    with live.http() as http:
+        while http.get("/health").status_code != 200:
+            assert time.monotonic() < until, live.state.broken
+            time.sleep(0.05)
 
 
 def test_an_images_fields_are_the_last_stages_and_its_size_is_everyones(live: Live) -> None:
