@@ -176,7 +176,10 @@ class EngineCore:
             metrics.denoise_s += outcome.seconds
             ticket.num_denoised += 1
         if ticket.call is not None and outcome.error is None:
-            outcome.value = self.shortcuts.learn(ticket, ticket.call, outcome.value)
+            try:
+                outcome.value = self.shortcuts.learn(ticket, ticket.call, outcome.value)
+            except Exception as error:  # no memory for a copy, say: this request's error, nobody else's
+                outcome.error = error
 
     def _advance(self, ticket: Ticket, outcome: Outcome | None) -> None:
         """Run a strand up to its next call or its end."""
@@ -187,13 +190,16 @@ class EngineCore:
         start = perf_counter()
         said = ticket.strand.resume(outcome.value if outcome else None, error)
         while isinstance(said, ModuleCall):
-            said = self.shortcuts.reduced(ticket, said)
-            if (known := self.shortcuts.known(ticket, said)) is None:
+            try:
+                said, known = self.shortcuts.take(ticket, said)
+            except Exception as failure:
+                said = ticket.strand.resume(None, failure)
+                continue
+            if known is None:
                 break
             said = ticket.strand.resume(known)
         self.strand_seconds += perf_counter() - start
         if isinstance(said, ModuleCall):
-            self.shortcuts.prepare(ticket, said)
             ticket.call, ticket.pending = said, self._describe(ticket, said)
             ticket.aborted = ticket.aborted or self.executor.refusal(said)
         else:

@@ -51,7 +51,9 @@ class HeldGuidance:
     def narrowed(self, call: ModuleCall, step: int, num_steps: int) -> ModuleCall:
         """The call to run in the place of `call`: late, of two sets of rows only the second."""
         self._halved = None
-        if self._is_late(step, num_steps) and self._differences.get(conditioning(call)) and is_doubled(call):
+        if call.unfusable or not self._is_late(step, num_steps):
+            return call
+        if self._differences.get(conditioning(call)) and is_doubled(call):
             half = halves(call)[1]
             if not half.unfusable:
                 self._halved = _Halved(call, half)
@@ -61,7 +63,7 @@ class HeldGuidance:
     def answer(self, call: ModuleCall, step: int, num_steps: int) -> Any | None:
         """The output of a call about latents that were already asked about; None where it has to run."""
         point = self._points.get(call.target.label)
-        if call.unfusable or point is None or not self._is_late(step, num_steps) or not _is_at(call, point):
+        if call.unfusable or not self._is_late(step, num_steps) or point is None or not _is_at(call, point):
             return None
         difference = self._differences.get(conditioning(call))
         return None if difference is None else _plus(point.output, difference)

@@ -37,7 +37,15 @@ class Shortcuts:
         if after < 1:
             ticket.guidance = HeldGuidance(after)
 
-    def reduced(self, ticket: Ticket, call: ModuleCall) -> ModuleCall:
+    def take(self, ticket: Ticket, call: ModuleCall) -> tuple[ModuleCall, Any | None]:
+        """The call to queue in the place of `call`, and its answer where that is known."""
+        call = self._reduced(ticket, call)
+        known = self._known(ticket, call)
+        if known is None:
+            self._prepare(ticket, call)
+        return call, known
+
+    def _reduced(self, ticket: Ticket, call: ModuleCall) -> ModuleCall:
         """The call itself, or the half of its rows that is to run where the request holds its guidance."""
         if ticket.guidance is None or _stage(call) != DENOISE:
             return call
@@ -51,7 +59,7 @@ class Shortcuts:
         self._count_held(ticket)
         return half
 
-    def known(self, ticket: Ticket, call: ModuleCall) -> Any | None:
+    def _known(self, ticket: Ticket, call: ModuleCall) -> Any | None:
         """The answer to a call that need not run; None where it must."""
         if self.prompt_cache is not None and (encoded := self.prompt_cache.lookup(call)) is not None:
             return encoded
@@ -66,7 +74,7 @@ class Shortcuts:
         self._count_skipped(ticket)
         return last if ticket.guidance is None else ticket.guidance.deliver(call, last, computed=False)
 
-    def prepare(self, ticket: Ticket, call: ModuleCall) -> None:
+    def _prepare(self, ticket: Ticket, call: ModuleCall) -> None:
         """A call that is about to be queued gets what the first block cache remembers of its conditioning."""
         if self._blocks is not None and call.target.component == "transformer" and not call.unfusable:
             key = conditioning(call)
