@@ -79,8 +79,6 @@ class ArgumentMapper:
             self._check_known(name)
         arguments = {**self._model.defaults, **given}
         self._check_size(arguments)
-        if "max_area" in self.parameters and "max_area" not in given and {"height", "width"} <= given.keys():
-            arguments["max_area"] = given["height"] * given["width"]  # Kontext takes but the shape from them
         if "generator" in self.parameters:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed)
         if self._output_type is not None:

@@ -27,6 +27,7 @@ from interlace.serve.lanes import Lane, make_lanes
 from interlace.serve.metrics import ServerMetrics
 from interlace.serve.registry import Registry
 from interlace.serve.settings import ServeSettings
+from interlace.serve.stages import for_stages
 from interlace.serve.state import ServerState
 
 logger = logging.getLogger("interlace.serve")
@@ -110,14 +111,15 @@ def _first(lane: Lane) -> None:
         return  # what it needs can't be guessed
     size = lane.model.limits.get("min_size")
     steps = 3 if lane.takes("num_inference_steps") else None
-    params = SamplingParams(num_inference_steps=steps, width=size, height=size)
+    extra = lane.area(size, size) if size else {}
+    params = SamplingParams(num_inference_steps=steps, width=size, height=size, extra=extra)
     previewed = threading.Event()
 
     def look(progress: Progress) -> None:
         if progress.preview is not None:
             previewed.set()
 
-    output = lane.omni.submit("warm-up", params, on_progress=look, preview_every=1).result()
+    output = lane.omni.submit("warm-up", for_stages(params, lane), on_progress=look, preview_every=1).result()
     if output.error is not None:
         raise output.error
     lane.previews = previewed.wait(_PREVIEW_S)

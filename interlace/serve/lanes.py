@@ -57,6 +57,10 @@ class Lane:
         with self._lock:
             return len(self._tokenizer(text)["input_ids"])
 
+    def area(self, width: int, height: int) -> dict[str, int]:
+        """What a Kontext model needs to be told beside its size: it makes so many pixels, in the proportions asked."""
+        return {"max_area": width * height} if self.is_kontext and self.takes("max_area") else {}
+
     @property
     def makes_video(self) -> bool:
         """Whether frames come out."""

@@ -99,6 +99,7 @@ def make_sampling(
     width, height = size
     if width and height:
         values |= {"width": width, "height": height}
+        extra = {**(extra or {}), **lane.area(width, height)}
     params = {**plain_extras(fields.extra_params or {}, lane), **(extra or {})}
     return SamplingParams(**values, seed=fields.seed, num_images=n, priority=fields.priority or 0, extra=params)
 

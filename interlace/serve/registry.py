@@ -130,7 +130,7 @@ class Registry:
         item, sampling = as_request(order, part.index)
         future = order.lane.omni.submit(
             item,
-            sampling,  # type: ignore[arg-type]
+            sampling,
             request_id=part.id,
             on_progress=tell,
             preview_every=order.preview_every,

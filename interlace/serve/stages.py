@@ -11,7 +11,7 @@ from interlace.serve.lanes import Lane, drawing_stages
 from interlace.serve.order import Order
 from interlace.stages.config import OmniStageConfig
 from interlace.stages.omni_stages import OmniStages
-from interlace.stages.sampling_params import AR_FIELDS, StageParams
+from interlace.stages.sampling_params import AR_FIELDS
 
 PREFIX = "interlace"
 
@@ -66,19 +66,19 @@ def _part(config: OmniStageConfig, args: Mapping[str, Any]) -> dict[str, Any]:
     return dict(args)
 
 
-def as_request(order: Order, index: int) -> tuple[dict[str, Any], SamplingParams | dict[int, StageParams]]:
-    """One picture of an order as `Omni.submit` takes it.
+def as_request(order: Order, index: int) -> tuple[dict[str, Any], Any]:
+    """One picture of an order as `Omni.submit` takes it."""
+    stages = {"stages": list(order.stages)} if order.stages else {}
+    return {**order.prompt_item(), **stages}, for_stages(order.sampling_of(index), order.lane)
 
-    Its fields are those of the last stage that draws; earlier ones share its size, seed and priority.
-    """
-    item, sampling = order.prompt_item(), order.sampling_of(index)
-    if not isinstance(order.lane.omni, OmniStages):
-        return item, sampling
+
+def for_stages(sampling: SamplingParams, lane: Lane) -> Any:
+    """Parameters of the last stage that draws as `Omni.submit` takes them; earlier ones share size, seed, priority."""
+    if not isinstance(lane.omni, OmniStages):
+        return sampling
     common = ("height", "width", "seed", "priority")
     earlier = SamplingParams(**{name: getattr(sampling, name) for name in common})
-    drawing = drawing_stages(order.lane.omni)
-    stages = {"stages": list(order.stages)} if order.stages else {}
-    return {**item, **stages}, {**dict.fromkeys(drawing, earlier), order.lane.stage: sampling}
+    return {**dict.fromkeys(drawing_stages(lane.omni), earlier), lane.stage: sampling}
 
 
 def stage_metrics(lanes: Sequence[Lane]) -> Iterator[Metric]:
