@@ -16,14 +16,16 @@ from transformers import PreTrainedTokenizerFast
 
 from training.captions import caption
 from training.common import Average, Bar, Budget, learning_rate, load_checkpoint, save_checkpoint
+from training.probes import Probes
 from training.vae import LATENT_CHANNELS
 from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
 WIDTH = 192
 CAPTION_DROPOUT = 0.1
-EDITS_FROM = 0.3  # of the training
+EDITS_FROM = 0.45  # of the training
 SIZE_SHARES = {"base": 0.84, "small": 0.08, "other": 0.08}
-NOISE_BIAS = 1.0  # flat pictures show through much noise: what goes where is decided early
+NOISE_BIAS = 0.7  # flat pictures show through much noise: what goes where is decided early
+NEARLY_NOISE = 0.06  # noise levels from 1 minus this on are "high"
 
 
 class Model(nn.Module):
@@ -34,10 +36,12 @@ class Model(nn.Module):
         self.text_encoder = clip_encoder(vocab_size)
         self.text_encoder_2 = t5_encoder(vocab_size)
         self.transformer = FluxTransformer2DModel(
-            patch_size=1, in_channels=4 * LATENT_CHANNELS, num_layers=2, num_single_layers=4, attention_head_dim=32,
-            num_attention_heads=WIDTH // 32, joint_attention_dim=128, pooled_projection_dim=64, guidance_embeds=False,
-            axes_dims_rope=(8, 12, 12),
+            patch_size=1, in_channels=4 * LATENT_CHANNELS, num_layers=2, num_single_layers=4, attention_head_dim=64,
+            num_attention_heads=WIDTH // 64, joint_attention_dim=128, pooled_projection_dim=64, guidance_embeds=False,
+            axes_dims_rope=(8, 28, 28),
         )  # fmt: skip
+        self.probes = Probes(vocab_size, WIDTH)
+        self.transformer.transformer_blocks[-1].register_forward_hook(self.probes.see)
         self._start_as_identity()
 
     def _start_as_identity(self) -> None:
@@ -49,8 +53,11 @@ class Model(nn.Module):
 
     def forward(
         self, tokens: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, condition: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Velocity for `noisy` latents as [rows, tokens, channels]; `condition` are the clean latents of an edit."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Velocity for `noisy` latents as [rows, tokens, channels], and the loss of the probes.
+
+        `condition` are the clean latents of an edit.
+        """
         height, width, packed = _pack(noisy)
         image_ids = FluxPipeline._prepare_latent_image_ids(1, height, width, noisy.device, noisy.dtype)
         hidden = packed
@@ -59,16 +66,17 @@ class Model(nn.Module):
             marked = image_ids.clone()
             marked[:, 0] = 1
             image_ids = torch.cat([image_ids, marked])
+        pooled, words = self.text_encoder(tokens).pooler_output, self.text_encoder_2(tokens)[0]
         output = self.transformer(
             hidden_states=hidden,
             timestep=sigmas,
-            pooled_projections=self.text_encoder(tokens).pooler_output,
-            encoder_hidden_states=self.text_encoder_2(tokens)[0],
+            pooled_projections=pooled,
+            encoder_hidden_states=words,
             txt_ids=torch.zeros(tokens.shape[1], 3, device=noisy.device),
             img_ids=image_ids,
             return_dict=False,
         )[0]
-        return output[:, : packed.shape[1]]
+        return output[:, : packed.shape[1]], self.probes(tokens, words, pooled, height, width)
 
 
 def _pack(latents: torch.Tensor) -> tuple[int, int, torch.Tensor]:
@@ -113,7 +121,8 @@ class Shards:
                 self._scale(shard["after"][picks]),
                 self._scale(shard["before"][picks]),
             )
-        among = shard["easy"] if rng.random() < max(0.8 - 3 * progress, self._easy_share) else range(len(shard["scenes"]))
+        easy = rng.random() < max(_falling(progress, 0.25, 0.65), self._easy_share)
+        among = shard["easy"] if easy else range(len(shard["scenes"]))
         picks = [rng.choice(among) for _ in range(rows)]
         return [caption(shard["scenes"][i], rng) for i in picks], self._scale(shard["latents"][picks]), None
 
@@ -130,18 +139,36 @@ class Shards:
         return (latents.float() - self.mean) / self.std
 
 
+def _falling(progress: float, first: float, last: float) -> float:
+    """1 until `first`, then linearly down to 0 at `last`."""
+    return min(max((last - progress) / (last - first), 0.0), 1.0)
+
+
 def loss_of(
-    model: Callable[..., torch.Tensor], words: PreTrainedTokenizerFast, batch: Any, rng: random.Random, device: str
+    model: Callable[..., torch.Tensor],
+    words: PreTrainedTokenizerFast,
+    batch: Any,
+    rng: random.Random,
+    *,
+    progress: float,
+    device: str,
 ) -> torch.Tensor:
-    """Flow matching: at x = (1 - s) data + s noise the target is noise - data; s is logit-normal."""
+    """Flow matching: at x = (1 - s) data + s noise the target is noise - data.
+
+    At first every s is close to 1, where a picture can only come from its text; later most are logit-normal. Begun with
+    logit-normal ones, the model reads what is where off the noisy latents, and hardly learns shapes and places.
+    """
     texts, latents, condition = batch
     latents, condition = latents.to(device), None if condition is None else condition.to(device)
     texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in texts]
-    tokens = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids.to(device)
+    tokens = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
     noise = torch.randn_like(latents)
     sigmas = torch.sigmoid(NOISE_BIAS + torch.randn(len(latents), device=device))
+    high = torch.rand_like(sigmas) < 0.4 + 0.6 * _falling(progress, 0.25, 0.8)
+    sigmas = torch.where(high, 1 - NEARLY_NOISE * torch.rand_like(sigmas), sigmas)
     noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
-    return (model(tokens, noisy, sigmas, condition) - _pack(noise - latents)[2]).square().mean()
+    velocity, probed = model(tokens.to(device), noisy, sigmas, condition)
+    return (velocity - _pack(noise - latents)[2]).square().mean() + probed
 
 
 def train(
@@ -185,7 +212,7 @@ def train(
         rng = random.Random(seed * 10**9 + step)
         chosen = shards.batch(rng, batch, progress)
         base = chosen[1].shape[-2:] == (16, 16)  # compiling for every size would take longer than it saves
-        loss = loss_of(fast if base else model, words, chosen, rng, device)
+        loss = loss_of(fast if base else model, words, chosen, rng, progress=progress, device=device)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from interlace.demo import MODELS
 from interlace.demo.shapes import COLOURS, SHAPES
 from training.captions import caption, place_words
-from training.common import Budget, learning_rate, load_checkpoint, log_line, save_checkpoint
+from training.common import Bar, Budget, learning_rate, load_checkpoint, save_checkpoint
 from training.scenes import Scene, random_scene
 from training.words import tokenizer, vocabulary
 
@@ -109,8 +109,9 @@ def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, pe
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, done = state["step"], state["progress"]
-    budget = Budget(num_steps, minutes, done=done)
+    budget, bar = Budget(num_steps, minutes, done=done), Bar(folder / "log.jsonl")
     while (progress := budget.progress(step)) < 1:
+        bar.update(progress)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, peak)
         rng = random.Random(seed * 10**9 + step)
@@ -127,7 +128,7 @@ def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, pe
         optimizer.step()
         step, total = step + 1, total + loss.item()
         if step % 50 == 0:
-            log_line(folder / "log.jsonl", step=step, progress=progress, loss=total / 50)
+            bar.report(step=step, progress=progress, loss=total / 50)
             total = 0.0
             save_checkpoint(folder / "checkpoint.pt", model=model.state_dict(), optimizer=optimizer.state_dict(),
                             step=step, progress=progress)  # fmt: skip

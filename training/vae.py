@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from training.common import Average, Budget, learning_rate, load_checkpoint, log_line, save_checkpoint
+from training.common import Average, Bar, Budget, learning_rate, load_checkpoint, save_checkpoint
 from training.scenes import random_scene, render
 
 CROP = 64
@@ -149,7 +149,9 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         average.values, step, done = state["average"], state["step"], state["progress"]
     budget, start, total = Budget(num_steps, minutes, done=done), time.monotonic(), 0.0
+    bar = Bar(folder / "log.jsonl")
     while (progress := budget.progress(step)) < 1:
+        bar.update(progress)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, peak)
         if progress >= freeze_at and not (folder / "encoder").exists():
@@ -171,15 +173,13 @@ def train(
         average.update(vae, step)
         if step % 100 == 0:
             seconds = time.monotonic() - start
-            log_line(
-                folder / "log.jsonl", step=step, progress=progress, loss=total / 100, psnr=psnr(vae, 8), seconds=seconds
-            )
+            bar.report(step=step, progress=progress, loss=total / 100, psnr=psnr(vae, 8), seconds=seconds)
             total = 0.0
             save_checkpoint(folder / "checkpoint.pt", model=vae.state_dict(), optimizer=optimizer.state_dict(),
                             average=average.values, step=step, progress=progress)  # fmt: skip
     average.copy_to(vae)
     vae.eval().to(memory_format=torch.contiguous_format).save_pretrained(folder / "model")
-    log_line(folder / "log.jsonl", step=step, psnr=psnr(vae))
+    bar.report(step=step, psnr=psnr(vae))
 
 
 def main() -> None:
