@@ -108,12 +108,15 @@ def test_batch_sizes_are_measured_against_memory_and_speed(
 
 
 def test_quality_compares_each_cache_with_no_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    quality(num_requests=2, num_inference_steps=6, thresholds=(0.5,), plot=tmp_path / "quality.png")
+    plot = tmp_path / "quality.png"
+    quality(num_requests=2, num_inference_steps=6, thresholds=(0.5,), hold_guidance_after=(0.5,), plot=plot)
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["settings"]
-    assert [row["cache_type"] for row in rows] == ["none", "step_cache", "first_block_cache"]
+    kinds = ["none", "step_cache", "first_block_cache", "hold_guidance_after"]
+    assert [row["cache_type"] for row in rows] == kinds
+    assert rows[3]["skipped"] == 2 * 3  # of each request's six steps
     assert rows[0]["psnr_db"] is None
     assert rows[0]["ssim"] == 1.0
     assert rows[1]["skipped"] > 0
     assert rows[1]["psnr_db"] > 5
     assert all(0 <= row["right"] <= 1 for row in rows)
-    assert (tmp_path / "quality.png").stat().st_size > 1000
+    assert plot.stat().st_size > 1000

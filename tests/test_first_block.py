@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline, FirstBlockCacheConfig
 
 from interlace import Engine
 from interlace.errors import InvalidRequestError
+from interlace.models.optimize import Optimizations
 from tests.tiny import tiny_flux
 from tests.zoo import FAMILIES
 
@@ -68,6 +69,14 @@ def test_other_families_whose_blocks_are_known(name: str) -> None:
 
 
 def test_a_denoiser_that_it_does_not_know_is_refused() -> None:
-    family = FAMILIES["sd15-ddim"]
+    pipeline = FAMILIES["sd15-ddim"].build()
     with pytest.raises(InvalidRequestError, match="use step_cache"):
-        engine(family.build())
+        engine(pipeline)
+    assert "forward" not in vars(pipeline.unet), "left as it was"
+
+
+def test_compiled_blocks_are_refused() -> None:
+    pipeline = tiny_flux()
+    Optimizations(names=("compile",)).apply(pipeline)
+    with pytest.raises(InvalidRequestError, match="leave out enable_compile"):
+        engine(pipeline)

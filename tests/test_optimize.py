@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from interlace import Omni, SamplingParams
+from interlace import Engine, Omni, SamplingParams
 from interlace.cli import run
 from interlace.errors import InvalidRequestError
 from interlace.flags import SpeedFlags
 from interlace.models.optimize import OPTIMIZATIONS, Optimizations
+from tests.test_families import stock
+from tests.zoo import FAMILIES
 
 SMALL = SamplingParams(height=64, width=64, num_inference_steps=2, seed=1)
 
@@ -38,6 +40,36 @@ def test_slicing_and_tiling_are_really_on() -> None:
     with Omni("demo", optimizations=Optimizations(names=("vae_slicing", "vae_tiling"))) as omni:
         assert omni.model.pipeline.vae.use_slicing
         assert omni.model.pipeline.vae.use_tiling
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3.5", "sdxl"])
+def test_of_a_denoiser_only_the_blocks_are_compiled(name: str) -> None:
+    pipeline = FAMILIES[name].build()
+    denoiser = getattr(pipeline, FAMILIES[name].denoisers[0])
+    Optimizations(names=("compile",)).apply(pipeline)
+    compiled = {type(part).__name__ for part in denoiser.modules() if part._compiled_call_impl is not None}
+    assert compiled
+    assert all("Block" in kind for kind in compiled)
+    assert denoiser._compiled_call_impl is None
+
+
+def test_compiled_blocks_serve_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = FAMILIES["flux"].build()
+    compile_it = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **how: compile_it(block, backend="eager", **how))
+    Optimizations(names=("compile",)).apply(pipeline)
+    for heights in ([64, 56], [56, 64]):  # the same shape once shared, other rows' lengths
+        requests = [{**FAMILIES["flux"].requests()[0], "height": height, "width": 64} for height in heights]
+        for number, kwargs in enumerate(requests):
+            kwargs |= {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(number)}
+        with Engine(pipeline, resolution_tolerance=0.2, verify_fusion="off") as engine:
+            outputs = engine.map([dict(kwargs) for kwargs in requests])
+            assert engine.stats()["mean_rows"]["transformer"] == 2
+        for number, (kwargs, output) in enumerate(zip(requests, outputs, strict=True)):
+            kwargs["generator"] = torch.Generator().manual_seed(number)
+            with torch.compiler.set_stance("force_eager"):
+                expected = stock(pipeline, kwargs)
+            assert np.abs(output.images - expected.images).max() < 1e-4
 
 
 def test_flags_become_optimizations() -> None:

@@ -26,13 +26,20 @@ Images = list[np.ndarray[Any, Any]]  # [height, width, 3] in [0, 1]
 class Setting:
     """One way to run the requests."""
 
-    cache_type: str
+    cache_type: str  # or "hold_guidance_after", whose threshold is a share of the steps
     threshold: float | None = None
 
     @property
     def name(self) -> str:
         """As in tables."""
         return self.cache_type if self.threshold is None else f"{self.cache_type} {self.threshold:g}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The engine's."""
+        if self.cache_type == "hold_guidance_after":
+            return {"hold_guidance_after": self.threshold}
+        return {"cache_type": self.cache_type, "cache_threshold": self.threshold}
 
 
 def quality(
@@ -42,13 +49,14 @@ def quality(
     num_inference_steps: int = 28,
     thresholds: tuple[float, ...] = (0.05, 0.1, 0.2),
     cache_types: tuple[str, ...] = ("step_cache", "first_block_cache"),
+    hold_guidance_after: tuple[float, ...] = (),
     repeats: int = 1,
     max_num_seqs: int = 16,
     seed: int = 0,
     output: Path | None = None,
     plot: Path | None = None,
 ) -> None:
-    """The same requests without cache and with each cache at each threshold, in one run.
+    """The same requests without cache, with each cache at each threshold, and with guidance held, in one run.
 
     PSNR and SSIM are against the uncached picture; with the built-in model the checker's share of right pictures too.
     Prints a table on stderr and one JSON object on stdout. Raises `InvalidRequestError` where scikit-image is missing.
@@ -58,6 +66,7 @@ def quality(
     model = load_model(model_name)
     model.pipeline.set_progress_bar_config(disable=True)
     settings = [Setting("none"), *(Setting(kind, value) for kind in cache_types for value in thresholds)]
+    settings += [Setting("hold_guidance_after", share) for share in hold_guidance_after]
     seconds: dict[str, list[float]] = {setting.name: [] for setting in settings}
     images: dict[str, Images] = {}
     skipped: dict[str, int] = {}
@@ -95,12 +104,12 @@ def quality(
 def _run(
     model: LoadedModel, setting: Setting, requests: list[dict[str, Any]], max_num_seqs: int
 ) -> tuple[float, Images, int]:
-    options: dict[str, Any] = {"cache_type": setting.cache_type, "cache_threshold": setting.threshold}
-    with Engine(model.pipeline, max_num_seqs=max_num_seqs, **options) as engine:
+    with Engine(model.pipeline, max_num_seqs=max_num_seqs, **setting.options) as engine:
         start = perf_counter()
         outputs = engine.map(requests)
         taken = perf_counter() - start
-        skipped = engine.stats()["skipped"]
+        stats = engine.stats()
+        skipped = stats["skipped"] + stats["guidance_held"]
     for output in outputs:
         if isinstance(output, BaseException):
             raise output

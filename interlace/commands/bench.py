@@ -198,6 +198,7 @@ def quality(
         "step_cache",
         "first_block_cache",
     ),
+    hold_guidance_after: Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative=())] = (),
     repeats: int = 1,
     max_num_seqs: int = 16,
     seed: int = 0,
@@ -222,6 +223,8 @@ def quality(
         Of every cache.
     cache_types
         step_cache, first_block_cache.
+    hold_guidance_after
+        Shares of the steps, each a setting of its own.
     repeats
         How often each setting is measured; medians are reported.
     max_num_seqs
@@ -237,8 +240,56 @@ def quality(
 
     without_bars()
     measure(model_name=model_name, num_requests=num_requests, num_inference_steps=num_inference_steps,
-            thresholds=thresholds, cache_types=cache_types, repeats=repeats, max_num_seqs=max_num_seqs, seed=seed,
-            output=output, plot=plot)  # fmt: skip
+            thresholds=thresholds, cache_types=cache_types, hold_guidance_after=hold_guidance_after, repeats=repeats,
+            max_num_seqs=max_num_seqs, seed=seed, output=output, plot=plot)  # fmt: skip
+
+
+@bench.command
+def speed(
+    *,
+    model_name: Annotated[str, Parameter(alias="--model")] = "demo",
+    optimize: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (
+        "compile",
+        "channels_last",
+        "fuse_qkv",
+    ),
+    attention_backends: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
+    dtypes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = ("bfloat16",),
+    num_requests: int = 4,
+    num_inference_steps: int = 8,
+    repeats: int = 5,
+    seed: int = 0,
+) -> None:
+    """What makes forwards faster by name (--enable-compile, --optimize, ...), each beside the model without it.
+
+    ```text
+    interlace bench speed --optimize compile channels_last --dtypes bfloat16
+    ```
+
+    Parameters
+    ----------
+    model_name
+        A directory, a hub id, or "demo".
+    optimize
+        Names that --optimize takes.
+    attention_backends
+        Names that --attention-backend takes.
+    dtypes
+        Names that --dtype takes.
+    num_requests
+        Pictures a run, all at once.
+    num_inference_steps
+        Denoising steps.
+    repeats
+        How often each setting is measured, in turns, after a first run; medians are reported.
+    seed
+        Of prompts and pictures.
+    """
+    from interlace.bench.speed import speed as measure
+
+    without_bars()
+    measure(model_name=model_name, optimize=optimize, attention_backends=attention_backends, dtypes=dtypes,
+            num_requests=num_requests, num_inference_steps=num_inference_steps, repeats=repeats, seed=seed)  # fmt: skip
 
 
 @bench.command

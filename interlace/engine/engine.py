@@ -45,14 +45,14 @@ class EngineCore:
         self._pipeline = pipeline
         self._config = config
         self.exclusive = exclusive_reason(type(pipeline))
+        by_block = config.cache_type == "first_block_cache"  # first of all: it may refuse the pipeline
+        self._blocks = FirstBlockCache(pipeline, config.threshold) if by_block else None
         self._interception = Interception(pipeline)
         self._views = ViewFactory(pipeline)
         self.cost = cost or CostModel()
         self._forecast = Forecast(type(pipeline).__call__, self.cost)
         self.memory = memory or MemoryModel()
         self._scheduler = Scheduler(config, self.cost, self.memory)
-        by_block = config.cache_type == "first_block_cache"
-        self._blocks = FirstBlockCache(pipeline, config.threshold) if by_block else None
         self.executor = Executor(config, self.cost, self._blocks, Fitting(self.memory, pipeline.device))
         self.shortcuts = Shortcuts(config, self.executor, self._blocks)
         self._waiting: dict[str, Ticket] = {}

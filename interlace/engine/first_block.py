@@ -67,7 +67,7 @@ class FirstBlockCache:
     """Patches the blocks of a pipeline's denoiser; outside `rows` they work as ever."""
 
     def __init__(self, pipeline: DiffusionPipeline, threshold: float) -> None:
-        denoiser = getattr(pipeline, "transformer", None)
+        denoiser: Any = getattr(pipeline, "transformer", None)
         name = type(denoiser).__name__
         if name not in _ROW_ARGUMENTS:
             raise InvalidRequestError(
@@ -76,6 +76,12 @@ class FirstBlockCache:
                 "cache_type",
             )
         self._threshold = threshold
+        if any(part._compiled_call_impl is not None for part in denoiser.modules()):
+            raise InvalidRequestError(
+                "first_block_cache decides block by block and can't be compiled; leave out enable_compile, or use "
+                "step_cache",
+                "cache_type",
+            )
         self._names = _ROW_ARGUMENTS[name]
         self._now: _Forward | None = None
         self._blocks = [block for part in _LISTS for block in getattr(denoiser, part, ())]

@@ -77,11 +77,17 @@ def rows_of(calls: Sequence[ModuleCall]) -> Iterator[None]:
     pos_embed.__dict__["forward"] = lambda *args, **kwargs: positions
     _wrap_backends()
     try:
-        with contextlib.nullcontext() if packing.dispatched else _TorchAttention():
+        with _eager(module), contextlib.nullcontext() if packing.dispatched else _TorchAttention():
             yield
     finally:
         _state.rows = None
         pos_embed.__dict__.pop("forward", None)
+
+
+def _eager(module: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Compiled blocks run uncompiled: rows' lengths are nothing that a compiled block would be guarded by."""
+    compiled = any(part._compiled_call_impl is not None for part in module.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
 def _tables(

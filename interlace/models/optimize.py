@@ -56,12 +56,26 @@ def set_attention_backend(pipeline: DiffusionPipeline, name: str) -> None:
 
 
 def _compile(pipeline: DiffusionPipeline) -> None:
-    """Regional: the repeated blocks only, for any number of rows and any size."""
-    for part in _denoisers(pipeline):
-        if getattr(part, "_repeated_blocks", None):
-            part.compile_repeated_blocks(dynamic=True)
-        else:
-            part.compile(dynamic=True)
+    """Regional: the repeated blocks only, for any number of rows and any size.
+
+    Never a whole denoiser: its own call is the engine's, so that what is compiled around it would not be run.
+    """
+    blocks = [block for part in _denoisers(pipeline) for block in _repeated_blocks(part)]
+    if not blocks:
+        raise InvalidRequestError(
+            f"{type(pipeline).__name__} has no repeated blocks to compile; leave it out", "compile"
+        )
+    for block in blocks:
+        block.compile(dynamic=True)
+
+
+def _repeated_blocks(denoiser: torch.nn.Module) -> list[torch.nn.Module]:
+    """The blocks that diffusers names; where it names none (SD3, PixArt), those in the denoiser's own lists."""
+    names = getattr(denoiser, "_repeated_blocks", None)
+    if names:
+        return [part for part in denoiser.modules() if type(part).__name__ in names]
+    lists = [part for part in denoiser.children() if isinstance(part, torch.nn.ModuleList)]
+    return [block for part in lists for block in part]
 
 
 def _vae_method(method: str, name: str) -> Callable[[DiffusionPipeline], None]:

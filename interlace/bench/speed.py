@@ -1,0 +1,100 @@
+"""What makes forwards faster by name, beside the same model without it: one run, in turns, the pictures compared."""
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from interlace.bench.machine import describe_machine
+from interlace.bench.workloads import make_requests
+from interlace.engine.thread import Engine
+from interlace.errors import InvalidRequestError
+from interlace.models.loader import load_model
+from interlace.models.optimize import Optimizations
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to load the model."""
+
+    name: str
+    optimize: str | None = None
+    attention_backend: str | None = None
+    dtype: str | None = None
+
+    def load(self, model_name: str) -> Any:
+        """A model of its own. Raises `InvalidRequestError` for what can't be done here."""
+        wanted = Optimizations(
+            attention_backend=self.attention_backend, names=(self.optimize,) if self.optimize else ()
+        )
+        model = load_model(model_name, dtype=self.dtype, optimizations=wanted)
+        model.pipeline.set_progress_bar_config(disable=True)
+        return model
+
+
+def speed(
+    *,
+    model_name: str = "demo",
+    optimize: tuple[str, ...] = ("compile", "channels_last", "fuse_qkv"),
+    attention_backends: tuple[str, ...] = (),
+    dtypes: tuple[str, ...] = ("bfloat16",),
+    num_requests: int = 4,
+    num_inference_steps: int = 8,
+    repeats: int = 5,
+    seed: int = 0,
+) -> None:
+    """Seconds for the same requests under each setting, and how many times faster than without, as medians of pairs.
+
+    The first run of each (compiling, warming up) is reported apart. Prints a table on stderr and one JSON object on
+    stdout. Raises `InvalidRequestError` for a name that isn't known or can't be used here.
+    """
+    if num_requests < 1 or repeats < 1:
+        raise InvalidRequestError(f"got {num_requests} requests, {repeats} repeats; expected at least 1 of each")
+    settings = [Setting("none"), *(Setting(name, optimize=name) for name in optimize)]
+    settings += [Setting(f"attention {name}", attention_backend=name) for name in attention_backends]
+    settings += [Setting(name, dtype=name) for name in dtypes]
+    models = {setting.name: setting.load(model_name) for setting in settings}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    images: dict[str, Any] = {}
+    for _ in range(repeats + 1):
+        for name, model in models.items():
+            requests = make_requests(model, "uniform", num_requests, seed)
+            requests = [{**kwargs, "num_inference_steps": num_inference_steps} for kwargs in requests]
+            with Engine(model.pipeline, max_batch_rows=None, verify_fusion="off") as engine:
+                start = perf_counter()
+                outputs = engine.map(requests)
+                seconds[name].append(perf_counter() - start)
+            images[name] = np.stack([np.asarray(output.images[0]) for output in outputs])
+    rows = []
+    for setting in settings:
+        first, *own = seconds[setting.name]
+        ratios = [without / it for without, it in zip(seconds["none"][1:], own, strict=True)]
+        rows.append({
+            **asdict(setting),
+            "first_s": round(first, 3),
+            "seconds": round(statistics.median(own), 3),
+            "speedup": round(statistics.median(ratios), 3),
+            "max_difference": round(float(np.abs(images[setting.name] - images["none"]).max()), 5),
+        })  # fmt: skip
+    result = {"num_requests": num_requests, "num_inference_steps": num_inference_steps, "repeats": repeats,
+              **describe_machine(models["none"]), "settings": rows}  # fmt: skip
+    _print_table(rows)
+    print(json.dumps(result))
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    table = Table("setting", "first run", "seconds", "faster", "largest difference")
+    for row in rows:
+        numbers = (
+            f"{row['first_s']:.2f}",
+            f"{row['seconds']:.2f}",
+            f"{row['speedup']:.2f}x",
+            f"{row['max_difference']:g}",
+        )
+        table.add_row(row["name"], *numbers)
+    Console(stderr=True).print(table)
