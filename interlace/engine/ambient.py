@@ -64,4 +64,5 @@ def current_key() -> Hashable:
 
 
 def _autocast_state() -> tuple[tuple[bool, torch.dtype], ...]:
-    return tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST_DEVICES)
+    enabled, dtype, (one, other) = torch.is_autocast_enabled, torch.get_autocast_dtype, _AUTOCAST_DEVICES
+    return (enabled(one), dtype(one)), (enabled(other), dtype(other))  # written out: it is asked thrice a call

@@ -5,15 +5,16 @@ Two calls with equal signatures may share a forward. Knows nothing of strands or
 
 import hashlib
 import inspect
-import weakref
+import itertools
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from interlace.engine.digest import digest
 from interlace.engine.tree import Skeleton, flatten, is_atom
 from interlace.models.packers import PACKINGS, patch_size
 from interlace.models.rules import (
@@ -63,6 +64,44 @@ class Texts(NamedTuple):
     length: int
 
 
+class _Hashed:
+    """A nested key whose hash is computed once."""
+
+    __slots__ = ("_hash", "_key")
+
+    def __init__(self, key: Hashable) -> None:
+        self._key, self._hash = key, hash(key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Hashed) and self._hash == other._hash and self._key == other._key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an analysis comes to for all calls with equal structure, sizes and constants: contents alone are left.
+
+    `shared` and `positions` are the places of tensors whose contents go into signature and lengths.
+    """
+
+    rows: int
+    tokens: int
+    layout: tuple[Leaf, ...]
+    skeleton: Skeleton
+    kind: Hashable
+    signature: _Hashed
+    texts: Texts | None
+    lengths: Hashable
+    places: Hashable
+    shared: tuple[int, ...]
+    positions: tuple[int, ...]
+
+
+_MAX_PLANS = 256  # of one method, in case that a constant differs in every call
+
+
 class UnfusableError(Exception):
     """These arguments can't be shared; the message says which and why."""
 
@@ -76,6 +115,7 @@ class Target:
     method: str  # "forward", "encode", "decode"
     run: Callable[..., Any]
     names: tuple[str, ...]
+    plans: dict[Hashable, _Plan] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, component: str, module: torch.nn.Module, method: str, run: Callable[..., Any]) -> "Target":
@@ -106,6 +146,7 @@ class ModuleCall:
         "leaves",
         "lengths",
         "memory",
+        "places",
         "rows",
         "signature",
         "skeleton",
@@ -125,6 +166,7 @@ class ModuleCall:
         self.signature: Hashable = None
         self.texts: Texts | None = None
         self.lengths: Hashable = None  # of the texts that may differ within a signature
+        self.places: Hashable = None  # where the image tokens are
         self.memory: BlockMemory | None = None  # of a first block cache
         self.unfusable = ""
         try:
@@ -172,26 +214,71 @@ class ModuleCall:
         primary = _primary(named)
         if isinstance(primary, list):
             self.leaves, self.rows = _ItemLeaves(), len(primary)
+        bounds, skeletons = [0], []
+        for name, value in named.items():
+            skeletons.append((name, flatten(value, self.leaves, self.stop)))
+            bounds.append(len(self.leaves))
+        self.skeleton = tuple(skeletons)
+        key = None if isinstance(primary, list) else _structure(self.leaves, self.skeleton, self.ambient)
+        plan = self.target.plans.get(key) if key is not None else None
+        if plan is None:
+            plan = self._plan(named, primary, bounds)
+            if key is not None:
+                if len(self.target.plans) >= _MAX_PLANS:
+                    self.target.plans.clear()
+                self.target.plans[key] = plan
+        self._follow(plan)
+
+    def _follow(self, plan: _Plan) -> None:
+        self.rows, self.tokens, self.texts = plan.rows, plan.tokens, plan.texts
+        self.layout, self.skeleton, self.kind = plan.layout, plan.skeleton, plan.kind
+        contents = [digest(self.leaves[i]) for i in plan.shared]
+        self.signature = (plan.signature, *contents) if contents else plan.signature
+        self.places = (plan.places, *(digest(self.leaves[i]) for i in plan.positions))
+        self.lengths = (plan.lengths, self.places)
+
+    def _plan(self, named: dict[str, Any], primary: torch.Tensor | list[torch.Tensor], bounds: list[int]) -> _Plan:
+        """`bounds`: where in the leaves those of each argument begin and end."""
+        if isinstance(primary, list):
             self.tokens = sum(item.numel() // max(item.shape[0], 1) for item in primary)
         else:
             self.rows, self.tokens = primary.shape[0], _positions(primary)
         if self.rows == 0:
             raise UnfusableError("no rows")
-        layout, signature, skeletons = [], [], []
         class_name = type(self.target.module).__name__
         self.texts = _texts(class_name, named, self.rows)
-        self.lengths = self.texts and self.texts.length
-        for name, value in named.items():
-            start = len(self.leaves)
-            skeletons.append((name, flatten(value, self.leaves, self.stop)))
-            for leaf in self.leaves[start:]:
+        layout, keys = [], []  # type: list[Leaf], list[Hashable]
+        lengths, places = [], []  # type: list[Hashable], list[Hashable]
+        for name, (start, end) in zip(named, itertools.pairwise(bounds), strict=True):
+            for leaf in self.leaves[start:end]:
                 role, key = self._describe(class_name, name, leaf, named)
                 layout.append(role)
-                signature.append(key)
-        self.layout, self.skeleton = tuple(layout), tuple(skeletons)
-        where = (id(self.target.module), self.target.method, self.skeleton, self.ambient)
-        self.kind = _intern((class_name, self.target.method, self.skeleton, self.ambient, self.layout))
-        self.signature = (where, tuple(signature))
+                keys.append(key)
+                if role.role is Role.POSITIONS:
+                    places.append((leaf.dtype, leaf.shape) if isinstance(leaf, torch.Tensor) else leaf)
+                elif (length := self._length(role, leaf)) is not None:
+                    lengths.append(length)
+        return _Plan(
+            self.rows,
+            self.tokens,
+            tuple(layout),
+            self.skeleton,
+            _intern((class_name, self.target.method, self.skeleton, self.ambient, tuple(layout))),
+            _Hashed((id(self.target.module), self.target.method, self.skeleton, self.ambient, tuple(keys))),
+            self.texts,
+            (self.texts and self.texts.length, *lengths),
+            tuple(places),
+            _tensors_of(Role.SHARED, layout, self.leaves),
+            _tensors_of(Role.POSITIONS, layout, self.leaves),
+        )
+
+    def _length(self, leaf: Leaf, value: Any) -> Hashable:
+        """The size that may differ within a signature, if one may."""
+        if leaf.patch:
+            return value.shape[2:]
+        if leaf.role is Role.ITEMS and leaf.name in RAGGED_ITEMS:
+            return tuple(item.shape[0] for item in value)
+        return value.shape[1] if leaf.padded and (self.texts is None or leaf.name != self.texts.name) else None
 
     def _describe(self, class_name: str, name: str, leaf: Any, named: dict[str, Any]) -> tuple[Leaf, Hashable]:
         """The role of one leaf, and what of it must be equal for two calls to share."""
@@ -199,17 +286,12 @@ class ModuleCall:
         if packing is not None and packing.tables is None and name == packing.tokens:
             patch = patch_size(self.target.module, leaf)
             if patch:
-                self.lengths = (self.lengths, leaf.shape[2:])
                 return Leaf(name, Role.ROWS, patch=patch), _tensor_key(leaf, leaf.shape[1:2])
         elif packing is not None and name == packing.positions:
-            self.lengths = (self.lengths, digest(leaf) if isinstance(leaf, torch.Tensor) else leaf)
             return Leaf(name, Role.POSITIONS), type(leaf).__name__
         elif packing is not None and name == packing.tokens and isinstance(leaf, torch.Tensor) and leaf.ndim == 3:
-            self.lengths = (self.lengths, leaf.shape[1])
             return Leaf(name, Role.ROWS, padded=True), _tensor_key(leaf, leaf.shape[2:])
         if isinstance(leaf, list):
-            if name in RAGGED_ITEMS:
-                self.lengths = (self.lengths, tuple(item.shape[0] for item in leaf))
             ragged = 1 if name in RAGGED_ITEMS else 0
             return Leaf(name, Role.ITEMS), tuple(sorted({_item_key(item, ragged) for item in leaf}))
         if self.texts is not None and name == self.texts.mask:
@@ -222,7 +304,7 @@ class ModuleCall:
             return Leaf(name, Role.SHARED), None if unused else _constant_key(name, leaf)
         role = self._role(class_name, name, leaf, named)
         if role.role is Role.SHARED:
-            return role, (_tensor_key(leaf, leaf.shape), digest(leaf))
+            return role, _tensor_key(leaf, leaf.shape)
         if role.role is Role.SCALAR:
             return role, _tensor_key(leaf, ())
         rest = leaf.shape[: role.dim] + leaf.shape[role.dim + 1 :]
@@ -243,6 +325,24 @@ class ModuleCall:
         if name in ROW_MULTIPLES and leaf.shape[0] % self.rows == 0:
             return Leaf(name, Role.ROWS, multiple=leaf.shape[0] // self.rows)
         return Leaf(name, Role.SHARED)
+
+
+def _structure(leaves: list[Any], skeleton: Skeleton, ambient: Hashable) -> Hashable | None:
+    """What calls with one plan have in common; None where there is more to a leaf than type, size and value."""
+    keys: list[Hashable] = []
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            keys.append((leaf.dtype, leaf.device, leaf.shape, leaf.requires_grad))
+        elif is_atom(leaf):
+            keys.append((type(leaf), leaf))
+        else:
+            return None
+    return skeleton, ambient, tuple(keys)
+
+
+def _tensors_of(role: Role, layout: list[Leaf], leaves: list[Any]) -> tuple[int, ...]:
+    pairs = enumerate(zip(layout, leaves, strict=True))
+    return tuple(i for i, (leaf, value) in pairs if leaf.role is role and isinstance(value, torch.Tensor))
 
 
 _kinds: dict[Hashable, int] = {}
@@ -307,19 +407,3 @@ def _constant_key(name: str, value: Any) -> Hashable:
     if inspect.isroutine(value) or isinstance(value, type):
         return id(value)
     raise UnfusableError(f"{name} holds a {type(value).__name__}, whose meaning is unknown")
-
-
-_digests: dict[int, tuple[weakref.ref[torch.Tensor], int, bytes]] = {}
-
-
-def digest(tensor: torch.Tensor) -> bytes:
-    """A hash of a tensor's content, computed once for as long as the tensor lives unchanged."""
-    version = -1 if tensor.is_inference() else tensor._version
-    known = _digests.get(id(tensor))
-    if known is not None and known[0]() is tensor and known[1] == version and version >= 0:
-        return known[2]
-    data = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
-    value = hashlib.blake2b(data, digest_size=16).digest()
-    key = id(tensor)
-    _digests[key] = (weakref.ref(tensor, lambda _: _digests.pop(key, None)), version, value)
-    return value

@@ -103,9 +103,10 @@ def packed(calls: Sequence[ModuleCall]) -> bool:
     first = calls[0]
     if type(first.target.module).__name__ not in PACKINGS:
         return False
-    places = [i for i, leaf in enumerate(first.layout) if leaf.role is Role.POSITIONS]
-    moved = any(not same(first.leaves[i], call.leaves[i]) for call in calls[1:] for i in places)
-    return moved or len({grid for call in calls for grid in _grids(call)}) > 1
+    if any(call.places != first.places for call in calls[1:]):
+        return True
+    strips = any(leaf.patch for leaf in first.layout)
+    return strips and len({grid for call in calls for grid in _grids(call)}) > 1
 
 
 def _grids(call: ModuleCall) -> list[tuple[int, int, int]]:

@@ -28,7 +28,7 @@ def flatten(
 
     `stop(container)` makes a container a leaf. With `objects`, plain objects count as containers of their attributes.
     """
-    if isinstance(value, torch.Tensor) or is_atom(value) or (stop is not None and stop(value)):
+    if isinstance(value, torch.Tensor) or value is None or is_atom(value) or (stop is not None and stop(value)):
         leaves.append(value)
         return _LEAF
     parts = _parts(value, objects)
