@@ -40,7 +40,7 @@ def main() -> None:
         "concat": round(microseconds(lambda: fuse(calls)) / ROWS, 1),
         "split": round(microseconds(lambda: split(output, calls)) / ROWS, 1),
     }
-    print(json.dumps({"rows": ROWS, "us_by_request_and_step": parts, "sum_us": round(sum(parts.values()), 1)}))  # noqa: T201
+    print(json.dumps({"rows": ROWS, "us_by_request_and_step": parts, "sum_us": round(sum(parts.values()), 1)}))
 
 
 if __name__ == "__main__":
