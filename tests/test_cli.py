@@ -118,7 +118,7 @@ def test_failed_rows_give_status_1_and_bad_ones_too(
         (["--prompt", "a", "--hight", "64"], "Did you mean --height"),
         (["--prompt", "a", "--batch-size", "0"], "max_num_seqs is 0"),
         (["--prompt", "a", "--verify-fusion", "maybe"], "first"),
-        (["--prompt", "a", "--backend", "xdit"], "not available in this version"),
+        (["--prompt", "a", "--backend", "xdit"], "not available"),
         (["--prompt", "a", "--limit", "0"], "limit is 0"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "a", "--config", "missing.yaml"], "missing.yaml"),

@@ -3,65 +3,21 @@
 Two calls with equal signatures may share a forward. Knows nothing of strands or scheduling.
 """
 
-import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from interlace.engine.digest import digest
+from interlace.engine.roles import Leaf, Role, Roles, Texts, UnfusableError
 from interlace.engine.tree import Skeleton, flatten, is_atom
-from interlace.models.packers import PACKINGS, patch_size
-from interlace.models.rules import (
-    OPTIONAL_MASKS,
-    PACKED_ARGUMENTS,
-    RAGGED_ITEMS,
-    ROW_DIMS,
-    ROW_MULTIPLES,
-    SHARED_ARGUMENTS,
-    TEXT_BUCKET,
-    TEXT_MASKS,
-    UNUSED_ARGUMENTS,
-)
+from interlace.models.rules import TEXT_BUCKET
 
 if TYPE_CHECKING:
     from interlace.engine.first_block import BlockMemory
-
-
-class Role(IntEnum):
-    """What one leaf of a call's arguments means for fusing."""
-
-    ROWS = 0  # rows along `dim`, `multiple` entries a row: concatenated
-    SCALAR = 1  # one number for all rows, [] or [1] or [rows]: expanded to rows, then concatenated
-    ITEMS = 2  # a list with one item a row: joined
-    MASK = 5  # the text's mask, or None where nothing is masked: made up where texts of other lengths join
-    PACKED = 3  # entries of all rows one after the other, any number a row: concatenated
-    SHARED = 4  # equal by value or the calls can't share
-    POSITIONS = 6  # where the image tokens are: one for all, or by the row in a forward of several sizes
-
-
-class Leaf(NamedTuple):
-    """The role of one argument leaf; `name` is the argument that it came in."""
-
-    name: str
-    role: Role
-    dim: int = 0
-    multiple: int = 1
-    padded: bool = False  # its second dimension is text tokens, padded to the longest
-    patch: int = 0  # whole latents, cut into patches of this side where sizes differ
-
-
-class Texts(NamedTuple):
-    """The text of a call that can be padded: which argument it is, its mask's name, and how many tokens it has."""
-
-    name: str
-    mask: str
-    length: int
 
 
 class _Hashed:
@@ -100,10 +56,6 @@ class _Plan:
 
 
 _MAX_PLANS = 256  # of one method, in case that a constant differs in every call
-
-
-class UnfusableError(Exception):
-    """These arguments can't be shared; the message says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,17 +198,18 @@ class ModuleCall:
         if self.rows == 0:
             raise UnfusableError("no rows")
         class_name = type(self.target.module).__name__
-        self.texts = _texts(class_name, named, self.rows)
+        roles = Roles(self.target.module, named, self.rows)
+        self.texts = roles.texts
         layout, keys = [], []  # type: list[Leaf], list[Hashable]
         lengths, places = [], []  # type: list[Hashable], list[Hashable]
         for name, (start, end) in zip(named, itertools.pairwise(bounds), strict=True):
             for leaf in self.leaves[start:end]:
-                role, key = self._describe(class_name, name, leaf, named)
+                role, key = roles.of(name, leaf)
                 layout.append(role)
                 keys.append(key)
                 if role.role is Role.POSITIONS:
                     places.append((leaf.dtype, leaf.shape) if isinstance(leaf, torch.Tensor) else leaf)
-                elif (length := self._length(role, leaf)) is not None:
+                elif (length := roles.length(role, leaf)) is not None:
                     lengths.append(length)
         return _Plan(
             self.rows,
@@ -271,60 +224,6 @@ class ModuleCall:
             _tensors_of(Role.SHARED, layout, self.leaves),
             _tensors_of(Role.POSITIONS, layout, self.leaves),
         )
-
-    def _length(self, leaf: Leaf, value: Any) -> Hashable:
-        """The size that may differ within a signature, if one may."""
-        if leaf.patch:
-            return value.shape[2:]
-        if leaf.role is Role.ITEMS and leaf.name in RAGGED_ITEMS:
-            return tuple(item.shape[0] for item in value)
-        return value.shape[1] if leaf.padded and (self.texts is None or leaf.name != self.texts.name) else None
-
-    def _describe(self, class_name: str, name: str, leaf: Any, named: dict[str, Any]) -> tuple[Leaf, Hashable]:
-        """The role of one leaf, and what of it must be equal for two calls to share."""
-        packing = PACKINGS.get(class_name)
-        if packing is not None and packing.tables is None and name == packing.tokens:
-            patch = patch_size(self.target.module, leaf)
-            if patch:
-                return Leaf(name, Role.ROWS, patch=patch), _tensor_key(leaf, leaf.shape[1:2])
-        elif packing is not None and name == packing.positions:
-            return Leaf(name, Role.POSITIONS), type(leaf).__name__
-        elif packing is not None and name == packing.tokens and isinstance(leaf, torch.Tensor) and leaf.ndim == 3:
-            return Leaf(name, Role.ROWS, padded=True), _tensor_key(leaf, leaf.shape[2:])
-        if isinstance(leaf, list):
-            ragged = 1 if name in RAGGED_ITEMS else 0
-            return Leaf(name, Role.ITEMS), tuple(sorted({_item_key(item, ragged) for item in leaf}))
-        if self.texts is not None and name == self.texts.mask:
-            return Leaf(name, Role.MASK), None
-        if self.texts is not None and name == self.texts.name:
-            key = _tensor_key(leaf, (-(-self.texts.length // TEXT_BUCKET), *leaf.shape[2:]))
-            return Leaf(name, Role.ROWS, padded=True), key
-        if not isinstance(leaf, torch.Tensor):
-            unused = (class_name, name) in UNUSED_ARGUMENTS
-            return Leaf(name, Role.SHARED), None if unused else _constant_key(name, leaf)
-        role = self._role(class_name, name, leaf, named)
-        if role.role is Role.SHARED:
-            return role, _tensor_key(leaf, leaf.shape)
-        if role.role is Role.SCALAR:
-            return role, _tensor_key(leaf, ())
-        rest = leaf.shape[: role.dim] + leaf.shape[role.dim + 1 :]
-        return role, _tensor_key(leaf, rest)
-
-    def _role(self, class_name: str, name: str, leaf: torch.Tensor, named: dict[str, Any]) -> Leaf:
-        dim = ROW_DIMS.get((class_name, name))
-        if dim is not None and leaf.ndim > dim and leaf.shape[dim] == self.rows:
-            return Leaf(name, Role.ROWS, dim)
-        if (class_name, name) in SHARED_ARGUMENTS or SHARED_ARGUMENTS.get(name) == leaf.ndim:
-            return Leaf(name, Role.SHARED)
-        if leaf.ndim == 0 or (leaf.ndim == 1 and leaf.shape[0] in (1, self.rows)):
-            return Leaf(name, Role.SCALAR)
-        if name in PACKED_ARGUMENTS and named.get(PACKED_ARGUMENTS[name]) is not None:
-            return Leaf(name, Role.PACKED)
-        if leaf.shape[0] == self.rows:
-            return Leaf(name, Role.ROWS)
-        if name in ROW_MULTIPLES and leaf.shape[0] % self.rows == 0:
-            return Leaf(name, Role.ROWS, multiple=leaf.shape[0] // self.rows)
-        return Leaf(name, Role.SHARED)
 
 
 def _structure(leaves: list[Any], skeleton: Skeleton, ambient: Hashable) -> Hashable | None:
@@ -373,37 +272,3 @@ def _positions(tensor: torch.Tensor) -> int:
         return tensor.numel() if not tensor.is_floating_point() else tensor.shape[0]
     channels = tensor.shape[-1] if tensor.ndim == 3 else tensor.shape[1]
     return tensor.numel() // max(channels, 1)
-
-
-def _tensor_key(tensor: torch.Tensor, shape: Any) -> Hashable:
-    return tensor.dtype, tensor.device, tuple(shape), tensor.requires_grad
-
-
-def _item_key(item: torch.Tensor | None, ragged: int) -> str:
-    return "" if item is None else repr(_tensor_key(item, item.shape[ragged:]))
-
-
-def _texts(class_name: str, named: dict[str, Any], rows: int) -> Texts | None:
-    """The argument that can be padded together with its mask, if there is one."""
-    for name, masks in TEXT_MASKS.items():
-        text = named.get(name)
-        if not isinstance(text, torch.Tensor) or text.ndim < 2 or text.shape[0] != rows:
-            continue
-        for mask in masks:
-            if mask not in named:
-                continue
-            given = named[mask]
-            fits = isinstance(given, torch.Tensor) and given.shape == text.shape[:2]
-            if fits or (given is None and OPTIONAL_MASKS.get(class_name) == mask):
-                return Texts(name, mask, text.shape[1])
-    return None
-
-
-def _constant_key(name: str, value: Any) -> Hashable:
-    if is_atom(value):
-        return type(value), value
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, hashlib.blake2b(value.tobytes(), digest_size=16).digest()
-    if inspect.isroutine(value) or isinstance(value, type):
-        return id(value)
-    raise UnfusableError(f"{name} holds a {type(value).__name__}, whose meaning is unknown")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from interlace.engine.call import Leaf, ModuleCall, Role
+from interlace.engine.call import ModuleCall
+from interlace.engine.roles import Leaf, Role
 from interlace.engine.tree import flatten, is_atom, rebuild
 from interlace.models.packers import PACKINGS, from_strip
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from interlace.engine.call import ModuleCall, Role
+from interlace.engine.call import ModuleCall
 from interlace.engine.fuse import CannotSplitError, rebuilt, split
+from interlace.engine.roles import Role
 from interlace.engine.step_cache import Lanes, conditioning, copied, latents_of
 from interlace.engine.tree import flatten, rebuild
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from interlace.config import PromptCachePolicy
-from interlace.engine.call import ModuleCall, digest
+from interlace.engine.call import ModuleCall
+from interlace.engine.digest import digest
 from interlace.engine.tree import flatten, is_atom, rebuild
 
 

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from interlace.engine.call import ModuleCall, Role, digest
+from interlace.engine.call import ModuleCall
+from interlace.engine.digest import digest
+from interlace.engine.roles import Role
 from interlace.engine.tree import flatten, is_atom, rebuild
 from interlace.models.rules import FROM_LATENTS
 
