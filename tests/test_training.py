@@ -1,0 +1,73 @@
+"""A few steps of every training, from drawn scenes to a model that Interlace loads."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from interlace import Omni, SamplingParams
+from training import denoiser, language, latents, vae
+from training.common import load_checkpoint, save_checkpoint
+from training.export import assemble, export, load_autoencoder
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vae")
+    vae.train(folder, minutes=None, num_steps=2, batch=2, peak=1e-3, seed=0)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def shards(autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, model = tmp_path_factory.mktemp("latents"), load_autoencoder(autoencoder)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(latents, "SCENES", 24)
+    patch.setattr(latents, "PAIRS", 6)
+    for index in (0, 1, 6):  # of 128x128, 64x64 and another size
+        save_checkpoint(folder / f"{index:03d}.pt", **latents.make_shard(model, index, 0))
+    patch.undo()
+    return folder
+
+
+def train_denoiser(folder: Path, shards: Path, num_steps: int) -> dict[str, torch.Tensor]:
+    found = denoiser.Shards(shards, easy_share=0.2, edit_share=0.5)
+    denoiser.train(folder, found, minutes=None, num_steps=num_steps, batch=2, peak=1e-3, seed=0)
+    state = load_checkpoint(folder / "checkpoint.pt")
+    assert state is not None and state["step"] == num_steps
+    return state["model"]
+
+
+def test_a_denoiser_is_trained_goes_on_and_draws(autoencoder: Path, shards: Path, tmp_path: Path) -> None:
+    first = train_denoiser(tmp_path / "one", shards, 3)
+    again = train_denoiser(tmp_path / "other", shards, 3)
+    assert all(torch.equal(first[name], again[name]) for name in first)  # the seed decides everything
+    further = train_denoiser(tmp_path / "one", shards, 6)  # edits too
+    assert any(not torch.equal(first[name], further[name]) for name in first)
+
+    export(assemble(load_autoencoder(autoencoder), tmp_path / "one" / "checkpoint.pt"), tmp_path / "model")
+    omni = Omni(model=str(tmp_path / "model"))
+    try:
+        output = omni.generate("a red circle", SamplingParams(num_inference_steps=2))[0]
+    finally:
+        omni.close()
+    assert output.images[0].size == (128, 128)
+
+
+def test_a_language_model_is_trained_and_says_known_words(tmp_path: Path) -> None:
+    language.train(tmp_path / "training", minutes=None, num_steps=2, batch=2, peak=1e-3, seed=0)
+    language.export(tmp_path / "training", tmp_path / "model")
+    known = set(language.vocabulary())
+    for prompt in language.expand(tmp_path / "model", ["a star"]):
+        assert set(prompt.replace(",", " ,").split()) <= known
+
+
+def test_the_encoder_stays_as_it_is_once_frozen(tmp_path: Path) -> None:
+    vae.train(tmp_path, minutes=None, num_steps=3, batch=2, peak=1e-3, seed=0, freeze_at=0.5)
+    frozen, trained = load_autoencoder(tmp_path / "encoder"), load_autoencoder(tmp_path / "model")
+    assert all(
+        torch.equal(a, b) for a, b in zip(frozen.encoder.parameters(), trained.encoder.parameters(), strict=True)
+    )
+    assert any(
+        not torch.equal(a, b) for a, b in zip(frozen.decoder.parameters(), trained.decoder.parameters(), strict=True)
+    )
