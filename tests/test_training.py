@@ -34,7 +34,8 @@ def train_denoiser(folder: Path, shards: Path, num_steps: int) -> dict[str, torc
     found = denoiser.Shards(shards, easy_share=0.2, edit_share=0.5)
     denoiser.train(folder, found, minutes=None, num_steps=num_steps, batch=2, peak=1e-3, seed=0)
     state = load_checkpoint(folder / "checkpoint.pt")
-    assert state is not None and state["step"] == num_steps
+    assert state is not None
+    assert state["step"] == num_steps
     return state["model"]
 
 

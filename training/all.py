@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--language-minutes", type=float, default=4)
     parser.add_argument("--num-shards", type=int, default=40, help="of 1200 scenes and 300 edits each")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--export", type=Path, default=MODELS["demo"].path.parent, help="where the finished models go")
+    parser.add_argument("--num-scores", type=int, default=300, help="pictures of each sort that the figures are from")
     args = parser.parse_args()
     folder, threads = args.folder, ("--threads", str(args.threads))
     vae, latents, denoiser = folder / "vae", folder / "latents", folder / "denoiser"
@@ -28,10 +30,14 @@ def main() -> None:
     _run("training.latents", "--vae", vae / "model", "--folder", latents, "--shards", f"0:{args.num_shards}", *threads)
     _run("training.denoiser", "--folder", denoiser, "--latents", latents,
          "--minutes", str(args.denoiser_minutes), *threads)  # fmt: skip
-    _run("training.language", "--folder", folder / "language", "--minutes", str(args.language_minutes), *threads)
-    _run("training.export", "--vae", vae / "model", "--denoiser", denoiser / "checkpoint.pt")
-    _run("training.curves", "--folder", folder)
-    _run("training.evaluate", "--model", MODELS["demo"].path, "--json", "--output", folder / "figures.json")
+    image, expand = (args.export / MODELS[name].path.name for name in ("demo", "demo-expand"))
+    _run("training.language", "--folder", folder / "language", "--minutes", str(args.language_minutes),
+         "--export", expand, *threads)  # fmt: skip
+    _run("training.export", "--vae", vae / "model", "--denoiser", denoiser / "checkpoint.pt", "--folder", image)
+    _run("training.curves", "--folder", folder, "--output", folder / "curves.png")
+    counts = [x for name in ("prompts", "edits", "expanded") for x in (f"--num-{name}", str(args.num_scores))]
+    _run("training.evaluate", "--model", image, "--expand", expand, *counts, "--json",
+         "--output", folder / "figures.json")  # fmt: skip
 
 
 if __name__ == "__main__":

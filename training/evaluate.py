@@ -96,11 +96,11 @@ def score_edits(pipeline: FluxKontextPipeline, defaults: dict[str, Any], count: 
     return {"right": _share(done), "right_but_for_size": _share(near)}
 
 
-def expansion(count: int) -> list[str]:
+def expansion(model: Path, count: int) -> list[str]:
     """Prompts that the language model makes of short ideas."""
     from training.language import expand, ideas
 
-    return expand(MODELS["demo-expand"].path, ideas(count, HELD_OUT), seed=HELD_OUT)
+    return expand(model, ideas(count, HELD_OUT), seed=HELD_OUT)
 
 
 def solo_seconds(pipeline: DiffusionPipeline, defaults: dict[str, Any]) -> float:
@@ -139,7 +139,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             found["two_things"] = score_texts(pipeline, defaults, prompts(args.num_prompts, 2))
             found["largest_difference_together_alone"] = solo_difference(pipeline, defaults, prompts(4, 2))
         if args.num_expanded:
-            found["expanded"] = score_texts(pipeline, defaults, expansion(args.num_expanded))
+            found["expanded"] = score_texts(pipeline, defaults, expansion(args.expand, args.num_expanded))
         if args.num_edits:
             edit = load_model(args.model, pipeline_class="FluxKontextPipeline")
             edit.pipeline.set_progress_bar_config(disable=True)
@@ -150,6 +150,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default=str(MODELS["demo"].path))
+    parser.add_argument("--expand", type=Path, default=MODELS["demo-expand"].path, help="the language model")
     parser.add_argument("--num-prompts", type=int, default=300, help="for one and for two things, each")
     parser.add_argument("--num-edits", type=int, default=200)
     parser.add_argument("--num-expanded", type=int, default=100)

@@ -17,15 +17,26 @@ from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
 from interlace.models.optimize import Optimizations
 
+ENGINE_OPTIONS: dict[str, dict[str, Any]] = {
+    "packing": {"resolution_tolerance": 0.1},
+    "batch_invariant": {"batch_invariant": True},
+    "auto": {"max_batch_rows": "auto"},
+    "alone": {"max_batch_rows": 1},
+}
+
+
+_PLAIN: dict[str, Any] = {"max_batch_rows": None, "resolution_tolerance": 0.0, "verify_fusion": "off"}
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to load the model."""
+    """One way to load the model, or to share its forwards."""
 
     name: str
     optimize: str | None = None
     attention_backend: str | None = None
     dtype: str | None = None
+    engine_option: str | None = None
 
     def load(self, model_name: str) -> Any:
         """A model of its own. Raises `InvalidRequestError` for what can't be done here."""
@@ -43,6 +54,8 @@ def speed(
     optimize: tuple[str, ...] = ("compile", "channels_last", "fuse_qkv"),
     attention_backends: tuple[str, ...] = (),
     dtypes: tuple[str, ...] = ("bfloat16",),
+    engine_options: tuple[str, ...] = (),
+    workload: str = "uniform",
     num_requests: int = 4,
     num_inference_steps: int = 8,
     repeats: int = 5,
@@ -50,26 +63,32 @@ def speed(
 ) -> None:
     """Seconds for the same requests under each setting, and how many times faster than without, as medians of pairs.
 
-    The first run of each (compiling, warming up) is reported apart. Prints a table on stderr and one JSON object on
-    stdout. Raises `InvalidRequestError` for a name that isn't known or can't be used here.
+    Without is sharing as widely as possible among equal sizes. The first run of each (compiling, warming up) is
+    reported apart. Prints a table on stderr and one JSON object on stdout. Raises `InvalidRequestError` for a name that
+    isn't known or can't be used here.
     """
     if num_requests < 1 or repeats < 1:
         raise InvalidRequestError(f"got {num_requests} requests, {repeats} repeats; expected at least 1 of each")
+    if unknown := set(engine_options) - set(ENGINE_OPTIONS):
+        raise InvalidRequestError(f"engine options {sorted(unknown)}; expected some of {', '.join(ENGINE_OPTIONS)}")
     settings = [Setting("none"), *(Setting(name, optimize=name) for name in optimize)]
     settings += [Setting(f"attention {name}", attention_backend=name) for name in attention_backends]
     settings += [Setting(name, dtype=name) for name in dtypes]
     models = {setting.name: setting.load(model_name) for setting in settings}
+    for name in engine_options:
+        settings.append(Setting(name, engine_option=name))
+        models[name] = models["none"]
     seconds: dict[str, list[float]] = {name: [] for name in models}
     images: dict[str, Any] = {}
     for _ in range(repeats + 1):
         for name, model in models.items():
-            requests = make_requests(model, "uniform", num_requests, seed)
+            requests = make_requests(model, workload, num_requests, seed)
             requests = [{**kwargs, "num_inference_steps": num_inference_steps} for kwargs in requests]
-            with Engine(model.pipeline, max_batch_rows=None, verify_fusion="off") as engine:
+            with Engine(model.pipeline, **{**_PLAIN, **ENGINE_OPTIONS.get(name, {})}) as engine:
                 start = perf_counter()
                 outputs = engine.map(requests)
                 seconds[name].append(perf_counter() - start)
-            images[name] = np.stack([np.asarray(output.images[0]) for output in outputs])
+            images[name] = np.concatenate([np.asarray(output.images[0]).ravel() for output in outputs])
     rows = []
     for setting in settings:
         first, *own = seconds[setting.name]
@@ -81,8 +100,8 @@ def speed(
             "speedup": round(statistics.median(ratios), 3),
             "max_difference": round(float(np.abs(images[setting.name] - images["none"]).max()), 5),
         })  # fmt: skip
-    result = {"num_requests": num_requests, "num_inference_steps": num_inference_steps, "repeats": repeats,
-              **describe_machine(models["none"]), "settings": rows}  # fmt: skip
+    asked = {"workload": workload, "num_requests": num_requests, "num_inference_steps": num_inference_steps}
+    result = {**asked, "repeats": repeats, **describe_machine(models["none"]), "settings": rows}
     _print_table(rows)
     print(json.dumps(result))
 

@@ -31,7 +31,10 @@ def make_requests(model: LoadedModel, workload: str, num_requests: int, seed: in
         raise InvalidRequestError(f"{type(model.pipeline).__name__} {takes} images; choose another workload or model")
     requests = []
     for index in range(num_requests):
-        wanted = {"prompt": _prompt(rng), **WORKLOADS[workload](rng, _size(model), "true_cfg_scale" in parameters)}
+        wanted = {
+            "prompt": _prompt(rng),
+            **WORKLOADS[workload](rng, index, _size(model), "true_cfg_scale" in parameters),
+        }
         arguments = {**model.defaults, **wanted, "output_type": "np"}
         arguments["generator"] = torch.Generator("cpu").manual_seed(seed + index)
         requests.append({name: value for name, value in arguments.items() if name in parameters})
@@ -51,11 +54,11 @@ def _scaled(size: int, share: float) -> int:
     return max(round(size * share / 16) * 16, 16)
 
 
-def _uniform(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
+def _uniform(rng: random.Random, index: int, size: int, true_cfg: bool) -> dict[str, Any]:
     return {"height": size, "width": size, "num_inference_steps": 20}
 
 
-def _mixed(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
+def _mixed(rng: random.Random, index: int, size: int, true_cfg: bool) -> dict[str, Any]:
     """Steps 8 to 30, guidance 1 to 7, half with a negative prompt, three sizes."""
     side = rng.choice((size, size * 3 // 4 // 16 * 16, size // 2 // 16 * 16))
     scale = round(rng.uniform(1.0, 7.0), 1)
@@ -66,22 +69,22 @@ def _mixed(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
     return {**request, "true_cfg_scale": scale if negative else 1.0, "negative_prompt": negative}
 
 
-def _small(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
+def _small(rng: random.Random, index: int, size: int, true_cfg: bool) -> dict[str, Any]:
     """Half to full size, 10 to 20 steps: forwards that leave a device idle."""
     side = _scaled(size, rng.choice((0.5, 0.625, 0.75, 1.0)))
     return {"height": side, "width": side, "num_inference_steps": rng.randint(10, 20)}
 
 
-def _turbo(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
+def _turbo(rng: random.Random, index: int, size: int, true_cfg: bool) -> dict[str, Any]:
     """Four steps: encoding and decoding weigh."""
     return {"height": size, "width": size, "num_inference_steps": 4, **({"true_cfg_scale": 1.0} if true_cfg else {})}
 
 
-def _long(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
+def _long(rng: random.Random, index: int, size: int, true_cfg: bool) -> dict[str, Any]:
     return {"height": size, "width": size, "num_inference_steps": 50}
 
 
-def _edit(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
+def _edit(rng: random.Random, index: int, size: int, true_cfg: bool) -> dict[str, Any]:
     """Another picture, size, number of steps and instruction in every request."""
     side = _scaled(size, rng.choice((0.5, 0.75, 1.0)))
     blobs = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -91,18 +94,25 @@ def _edit(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
             "num_inference_steps": rng.randint(8, 24)}  # fmt: skip
 
 
-def _dataset_c(rng: random.Random, size: int, true_cfg: bool) -> dict[str, Any]:
+def _close(rng: random.Random, index: int, size: int, true_cfg: bool) -> dict[str, Any]:
+    """Five sizes within a tenth of each other, in other aspects: 60 to 64 units where the base size is 8 x 8."""
+    height, width = ((8, 8), (7, 9), (9, 7), (6, 10), (10, 6))[index % 5]
+    return {"height": _scaled(size, height / 8), "width": _scaled(size, width / 8), "num_inference_steps": 20}
+
+
+def _dataset_c(rng: random.Random, index: int, size: int, true_cfg: bool) -> dict[str, Any]:
     """Source: the mix "Dataset C" of vLLM-Omni's and SGLang's benchmarks, sizes relative to its most common one."""
     side, steps = rng.choices(((0.5, 20), (0.75, 20), (1.0, 25), (1.5, 35)), (15, 25, 45, 15))[0]
     return {"height": _scaled(size, side), "width": _scaled(size, side), "num_inference_steps": steps}
 
 
-WORKLOADS: dict[str, Callable[[random.Random, int, bool], dict[str, Any]]] = {
+WORKLOADS: dict[str, Callable[[random.Random, int, int, bool], dict[str, Any]]] = {
     "uniform": _uniform,
     "mixed": _mixed,
     "small": _small,
     "turbo": _turbo,
     "long": _long,
     "edit": _edit,
+    "close": _close,
     "dataset-c": _dataset_c,
 }

@@ -40,7 +40,8 @@ def throughput(
     workload
         uniform (equal requests), mixed (steps 8 to 30, guidance 1 to 7, three sizes), small (half to full size),
         turbo (4 steps), long (50 steps), edit (pictures and instructions; with --model-name demo: demo-edit),
-        dataset-c (the mix of vLLM-Omni's serving benchmark, scaled to the model's size).
+        close (five sizes within a tenth of each other), dataset-c (the mix of vLLM-Omni's serving benchmark, scaled to
+        the model's size).
     num_requests
         How many requests each way gets.
     repeats
@@ -255,15 +256,18 @@ def speed(
     ),
     attention_backends: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
     dtypes: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = ("bfloat16",),
+    engine_options: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
+    workload: str = "uniform",
     num_requests: int = 4,
     num_inference_steps: int = 8,
     repeats: int = 5,
     seed: int = 0,
 ) -> None:
-    """What makes forwards faster by name (--enable-compile, --optimize, ...), each beside the model without it.
+    """What makes forwards faster by name (--enable-compile, packing, ...), each beside the model without it.
 
     ```text
     interlace bench speed --optimize compile channels_last --dtypes bfloat16
+    interlace bench speed --workload close --optimize --dtypes --engine-options packing alone
     ```
 
     Parameters
@@ -276,6 +280,10 @@ def speed(
         Names that --attention-backend takes.
     dtypes
         Names that --dtype takes.
+    engine_options
+        packing (sizes within a tenth of each other share), batch_invariant, auto (rows that pay), alone (one row).
+    workload
+        One of those of `bench throughput`, with one number of steps for all.
     num_requests
         Pictures a run, all at once.
     num_inference_steps
@@ -289,7 +297,8 @@ def speed(
 
     without_bars()
     measure(model_name=model_name, optimize=optimize, attention_backends=attention_backends, dtypes=dtypes,
-            num_requests=num_requests, num_inference_steps=num_inference_steps, repeats=repeats, seed=seed)  # fmt: skip
+            engine_options=engine_options, workload=workload, num_requests=num_requests,
+            num_inference_steps=num_inference_steps, repeats=repeats, seed=seed)  # fmt: skip
 
 
 @bench.command
