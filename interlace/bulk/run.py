@@ -3,12 +3,10 @@
 Knows neither pipelines nor file formats: rows come from `rows`, images from a `Generator`, files go to a `Sink`.
 """
 
-import contextlib
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import FrameType
@@ -23,6 +21,7 @@ from interlace.bulk.plan import RunOptions, jobs_to_do, survey
 from interlace.bulk.progress import ProgressView, Tally, View
 from interlace.bulk.report import Result, announce, report
 from interlace.bulk.rows import BadRow, Job, Row
+from interlace.bulk.signals import signals_go_to
 from interlace.bulk.sink import Sink, request_key
 from interlace.bulk.summary import peak_memory
 from interlace.errors import EngineDeadError, InvalidRequestError
@@ -109,7 +108,7 @@ class _Run:
 
     def execute(self, jobs: Iterable[Job], one_at_a_time: Container[str] = ()) -> None:
         self.tally.started = time.perf_counter()
-        with self._writers, self.view, self._signals():
+        with self._writers, self.view, signals_go_to(self._on_signal):
             for job in jobs:
                 if job.name in one_at_a_time:
                     self._drain()
@@ -234,20 +233,8 @@ class _Run:
         self._deadline = 0.0
         self._stop.set()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let what is under way finish; a second one ends the process on the spot."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C and SIGTERM let what is under way finish; a second one ends the process on the spot."""
         if self.stopped_by is not None:
             if self.options.is_worker:  # schedulers signal every process, and so does the parent: that is one signal
                 return

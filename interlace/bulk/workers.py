@@ -11,14 +11,15 @@ import signal
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
 from interlace.bulk.nodes import Placement
 from interlace.bulk.progress import ProgressView, Tally
+from interlace.bulk.signals import signals_go_to
 from interlace.bulk.worker import VARIABLE, Orders
 
 MAX_DEATHS_OF_IMAGE = 3  # then it has failed
@@ -128,7 +129,7 @@ class Workers:
         self._tally = Tally(num_jobs)
         self._view = ProgressView(self._tally, self._mean_rows)
         try:
-            with self._view, self._signals():
+            with self._view, signals_go_to(self._on_signal):
                 for worker in self.workers:
                     self._start(worker)
                 while any(worker.status is None or worker in self._readers for worker in self.workers):
@@ -229,17 +230,8 @@ class Workers:
         known = [worker.mean_rows for worker in self.workers if worker.mean_rows is not None]
         return sum(known) / len(known) if known else None
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let every worker finish what is under way; a second one ends all on the spot."""
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C and SIGTERM let every worker finish what is under way; a second one ends all on the spot."""
         if self.stopped_by is not None:
             self._signal_all(getattr(signal, "SIGKILL", signal.SIGTERM))
             self._view.stop()

@@ -156,20 +156,17 @@ def _usage(job: Job) -> dict[str, int]:
 
 async def _events(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
     """Chunks as OpenAI's SDK reads them, `[DONE]` last; an error ends the stream."""
-    events = job.watch()
 
     def chunk(part: Part, delta: dict[str, Any], reason: str | None = None, **more: Any) -> Frame:
         choice = {"index": part.index, "delta": delta, "finish_reason": reason}
         return "", {**_head(job, "chat.completion.chunk"), "created": int(time()), "choices": [choice], **more}
 
-    try:
+    with registry.followed(job) as events:
         for part in job.parts:
             yield chunk(part, {"role": "assistant", "content": ""})
         while True:
-            try:
-                async with asyncio.timeout(registry.settings.keep_alive_s):
-                    event = await events.get()
-            except TimeoutError:
+            event = await registry.next_event(events)
+            if event is None:
                 yield None
                 continue
             if event.kind == "text" and event.part is not None:
@@ -185,9 +182,3 @@ async def _events(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
                 yield "", {**_head(job, "chat.completion.chunk"), "choices": [], "usage": _usage(job)}
                 yield "", "[DONE]"
                 return
-    finally:
-        job.watchers.remove(events)
-        if not job.is_over:
-            registry.metrics.disconnects.inc()
-        registry.cancel(job)
-        registry.release(job)

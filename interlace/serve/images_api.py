@@ -158,14 +158,11 @@ def _usage(job: Job, parts: list[Part]) -> dict[str, Any]:
 
 async def _events(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
     """`image_generation.partial_image` and `.completed` (or `image_edit.*`), keep-alives, an `error` at worst."""
-    events = job.watch()
     prefix = "image_edit" if job.kind == "edit" else "image_generation"
-    try:
+    with registry.followed(job) as events:
         while True:
-            try:
-                async with asyncio.timeout(registry.settings.keep_alive_s):
-                    event = await events.get()
-            except TimeoutError:
+            event = await registry.next_event(events)
+            if event is None:
                 yield None
                 continue
             if event.kind == "preview" and event.part is not None:
@@ -181,12 +178,6 @@ async def _events(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
                 return
             elif event.kind == "done":
                 return
-    finally:
-        job.watchers.remove(events)
-        if not job.is_over:
-            registry.metrics.disconnects.inc()
-        registry.cancel(job)
-        registry.release(job)
 
 
 def _frame(name: str, job: Job, part: Part, data: bytes, **more: Any) -> Frame:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from time import monotonic, time
 from typing import Any
@@ -86,6 +87,27 @@ class Registry:
         if not job.background:
             for part in job.parts:
                 part.file = None
+
+    @contextlib.contextmanager
+    def followed(self, job: Job) -> Iterator["asyncio.Queue[Event]"]:
+        """The events of a job whose client waits for all of it: left before its end, the job is cancelled."""
+        events = job.watch()
+        try:
+            yield events
+        finally:
+            job.watchers.remove(events)
+            if not job.is_over:
+                self.metrics.disconnects.inc()
+            self.cancel(job)
+            self.release(job)
+
+    async def next_event(self, events: "asyncio.Queue[Event]") -> Event | None:
+        """The next event, or None when nothing came for so long that a sign of life is due."""
+        try:
+            async with asyncio.timeout(self.settings.keep_alive_s):
+                return await events.get()
+        except TimeoutError:
+            return None
 
     def positions(self) -> dict[str, int]:
         """Of each job that waits: its place in its engine's queue, from 1."""

@@ -109,10 +109,8 @@ async def _frames(registry: Registry, job: Job) -> AsyncGenerator[Frame, None]:
         if first:
             yield first, describe(registry, job)
         while not job.is_over or not queue.empty():
-            try:
-                async with asyncio.timeout(registry.settings.keep_alive_s):
-                    event = await queue.get()
-            except TimeoutError:
+            event = await registry.next_event(queue)
+            if event is None:
                 yield None
                 continue
             if event.kind not in ("done", "error") and not (event.kind == first == "started"):
