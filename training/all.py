@@ -16,7 +16,7 @@ def _run(*arguments: str | Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("out/training"))
-    parser.add_argument("--vae-minutes", type=float, default=30)
+    parser.add_argument("--vae-minutes", type=float, default=60)
     parser.add_argument("--denoiser-minutes", type=float, default=240)
     parser.add_argument("--language-minutes", type=float, default=4)
     parser.add_argument("--num-shards", type=int, default=40, help="of 1200 scenes and 300 edits each")
@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     folder, threads = args.folder, ("--threads", str(args.threads))
     vae, latents, denoiser = folder / "vae", folder / "latents", folder / "denoiser"
-    _run("training.vae", "--folder", vae, "--minutes", str(args.vae_minutes), "--freeze-at", "0.7", *threads)
+    _run("training.vae", "--folder", vae, "--minutes", str(args.vae_minutes), "--freeze-at", "0.1", *threads)
     _run("training.latents", "--vae", vae / "model", "--folder", latents, "--shards", f"0:{args.num_shards}", *threads)
     _run("training.denoiser", "--folder", denoiser, "--latents", latents,
          "--minutes", str(args.denoiser_minutes), *threads)  # fmt: skip

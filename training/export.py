@@ -18,7 +18,7 @@ from training.words import MAX_TOKENS, tokenizer
 _COMMON: dict[str, Any] = {
     "num_inference_steps": 16,
     "guidance_scale": 1.0,
-    "true_cfg_scale": 2.5,
+    "true_cfg_scale": 3.5,
     "negative_prompt": "",
     "max_sequence_length": MAX_TOKENS,
 }
@@ -48,8 +48,8 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Pictures from 64 to 192 pixels a side, in steps of 16.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
-Its training was short: backgrounds and colours come out in about half of the pictures (often swapped),
-shapes are mere blobs, and two or three things are rarely told apart.
+Its training was short: plain backgrounds, colours, sizes and places come out; shapes are rough and right in some of the
+pictures, two or three things often fall apart, and edits are mostly not done.
 `training/README.md` has the measured figures and how to train it again.
 """
 
