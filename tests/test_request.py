@@ -29,6 +29,7 @@ def test_nothing_has_to_be_given() -> None:
         ("num_inference_steps", 0),
         ("num_images", 0),
         ("num_images", None),
+        ("guidance_scale", 10**400),
         ("guidance_scale", -0.1),
         ("guidance_scale", float("nan")),
         ("guidance_scale", float("inf")),

@@ -346,7 +346,11 @@ def test_nothing_leaks_over_many_requests(server: Live) -> None:
 def test_logs_hold_no_prompts(server: Live, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "interlace.access"), server.http() as http:
         http.post(PATH, json={"prompt": "very private", **SMALL})
-    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "interlace.access"]
+        lines = []
+        end = time.monotonic() + 10  # the line is written after the answer
+        while not lines and time.monotonic() < end:
+            time.sleep(0.01)
+            lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "interlace.access"]
     assert lines[-1]["status"] == 200
     assert lines[-1]["steps"] == 2
     assert "private" not in caplog.text
