@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from training.captions import caption
 from training.common import Average, Bar, Budget, learning_rate, load_checkpoint, save_checkpoint
-from training.probes import Probes
+from training.probes import Probes, cells_of
+from training.scenes import Scene
 from training.vae import LATENT_CHANNELS
 from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
@@ -25,6 +26,7 @@ CAPTION_DROPOUT = 0.1
 EDITS_FROM = 0.45  # of the training
 SIZE_SHARES = {"base": 0.84, "small": 0.08, "other": 0.08}
 NOISE_BIAS = 0.7  # flat pictures show through much noise: what goes where is decided early
+THINGS_COUNT = 2.0  # times as much as the background, in the error of the latents
 NEARLY_NOISE = 0.06  # noise levels from 1 minus this on are "high"
 
 
@@ -41,7 +43,8 @@ class Model(nn.Module):
             axes_dims_rope=(8, 28, 28),
         )  # fmt: skip
         self.probes = Probes(vocab_size, WIDTH)
-        self.transformer.transformer_blocks[-1].register_forward_hook(self.probes.see)
+        self.transformer.transformer_blocks[-1].register_forward_hook(self.probes.see_early)
+        self.transformer.single_transformer_blocks[1].register_forward_hook(self.probes.see_late)
         self._start_as_identity()
 
     def _start_as_identity(self) -> None:
@@ -52,11 +55,12 @@ class Model(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, tokens: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, condition: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, tokens: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, condition: torch.Tensor | None,
+        cells: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """Velocity for `noisy` latents as [rows, tokens, channels], and the loss of the probes.
 
-        `condition` are the clean latents of an edit.
+        `condition` are the clean latents of an edit; `cells` say what is to be where (`cells_of`).
         """
         height, width, packed = _pack(noisy)
         image_ids = FluxPipeline._prepare_latent_image_ids(1, height, width, noisy.device, noisy.dtype)
@@ -76,7 +80,16 @@ class Model(nn.Module):
             img_ids=image_ids,
             return_dict=False,
         )[0]
-        return output[:, : packed.shape[1]], self.probes(tokens, words, pooled, height, width)
+        return output[:, : packed.shape[1]], self.probes(tokens, words, pooled, cells, height, width)
+
+
+class Batch(NamedTuple):
+    """Texts with the latents [rows, channels, height, width] and the scenes that they ask for; edits have `before`."""
+
+    texts: list[str]
+    latents: torch.Tensor
+    scenes: list[Scene]
+    before: torch.Tensor | None = None
 
 
 def _pack(latents: torch.Tensor) -> tuple[int, int, torch.Tensor]:
@@ -97,17 +110,15 @@ class Shards:
         for path in sorted(self._folder.glob("*.pt")):
             if path.name not in self._shards:
                 shard = torch.load(path, weights_only=False)
-                shard["scenes"] = pickle.loads(shard["scenes"])
+                shard["scenes"], shard["scenes_after"] = pickle.loads(shard["scenes"])
                 shard["single"] = [i for i, scene in enumerate(shard["scenes"]) if len(scene.things) == 1]
                 shard["easy"] = [i for i in shard["single"] if shard["scenes"][i].background.pattern == "plain"]
                 if not self._shards:
                     self.mean, self.std = float(shard["latents"].float().mean()), float(shard["latents"].float().std())
                 self._shards[path.name] = shard
 
-    def batch(
-        self, rng: random.Random, count: int, progress: float
-    ) -> tuple[list[str], torch.Tensor, torch.Tensor | None]:
-        """Texts, latents and, for edits, the latents before. At first single things on plain backgrounds, no edits."""
+    def batch(self, rng: random.Random, count: int, progress: float) -> Batch:
+        """Texts with what they ask for. At first single things on plain backgrounds, no edits."""
         wanted = rng.choices(list(SIZE_SHARES), list(SIZE_SHARES.values()))[0]
         names = [name for name, shard in sorted(self._shards.items()) if self._kind(shard) == wanted]
         shard = self._shards[rng.choice(names or sorted(self._shards))]
@@ -116,15 +127,13 @@ class Shards:
         rows = max(round(count * (64 + MAX_TOKENS) / (tokens * (1 + edit) + MAX_TOKENS)), 4)
         if edit:
             picks = [rng.randrange(len(shard["instructions"])) for _ in range(rows)]
-            return (
-                [shard["instructions"][i] for i in picks],
-                self._scale(shard["after"][picks]),
-                self._scale(shard["before"][picks]),
-            )
+            texts, scenes = [shard["instructions"][i] for i in picks], [shard["scenes_after"][i] for i in picks]
+            return Batch(texts, self._scale(shard["after"][picks]), scenes, self._scale(shard["before"][picks]))
         easy = rng.random() < max(_falling(progress, 0.25, 0.65), self._easy_share)
         among = shard["easy"] if easy else range(len(shard["scenes"]))
         picks = [rng.choice(among) for _ in range(rows)]
-        return [caption(shard["scenes"][i], rng) for i in picks], self._scale(shard["latents"][picks]), None
+        scenes = [shard["scenes"][i] for i in picks]
+        return Batch([caption(scene, rng) for scene in scenes], self._scale(shard["latents"][picks]), scenes)
 
     @staticmethod
     def _kind(shard: dict[str, Any]) -> str:
@@ -147,7 +156,7 @@ def _falling(progress: float, first: float, last: float) -> float:
 def loss_of(
     model: Callable[..., torch.Tensor],
     words: PreTrainedTokenizerFast,
-    batch: Any,
+    batch: Batch,
     rng: random.Random,
     *,
     progress: float,
@@ -158,17 +167,19 @@ def loss_of(
     At first every s is close to 1, where a picture can only come from its text; later most are logit-normal. Begun with
     logit-normal ones, the model reads what is where off the noisy latents, and hardly learns shapes and places.
     """
-    texts, latents, condition = batch
-    latents, condition = latents.to(device), None if condition is None else condition.to(device)
-    texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in texts]
+    latents, before = batch.latents.to(device), None if batch.before is None else batch.before.to(device)
+    texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in batch.texts]
     tokens = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
     noise = torch.randn_like(latents)
     sigmas = torch.sigmoid(NOISE_BIAS + torch.randn(len(latents), device=device))
     high = torch.rand_like(sigmas) < 0.4 + 0.6 * _falling(progress, 0.25, 0.8)
     sigmas = torch.where(high, 1 - NEARLY_NOISE * torch.rand_like(sigmas), sigmas)
     noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
-    velocity, probed = model(tokens.to(device), noisy, sigmas, condition)
-    return (velocity - _pack(noise - latents)[2]).square().mean() + probed
+    cells = cells_of(batch.scenes, latents.shape[2] // 2, latents.shape[3] // 2).to(device)
+    velocity, probed = model(tokens.to(device), noisy, sigmas, before, cells)
+    errors = (velocity - _pack(noise - latents)[2]).square().mean(2)
+    counts = torch.where((cells > 0).any(2), THINGS_COUNT, 1.0)
+    return (errors * counts).sum() / counts.sum() + probed
 
 
 def train(
@@ -211,13 +222,13 @@ def train(
             group["lr"] = learning_rate(progress, peak)
         rng = random.Random(seed * 10**9 + step)
         chosen = shards.batch(rng, batch, progress)
-        base = chosen[1].shape[-2:] == (16, 16)  # compiling for every size would take longer than it saves
+        base = chosen.latents.shape[-2:] == (16, 16)  # compiling for every size would take longer than it saves
         loss = loss_of(fast if base else model, words, chosen, rng, progress=progress, device=device)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step, total, samples = step + 1, total + loss.item(), samples + len(chosen[0])
+        step, total, samples = step + 1, total + loss.item(), samples + len(chosen.texts)
         average.update(model, step)
         if step % 100 == 0:
             seconds = time.monotonic() - start

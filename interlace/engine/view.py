@@ -24,24 +24,41 @@ class ViewFactory:
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self._pipeline = pipeline
         self._keep = {id(part): part for module in modules_of(pipeline).values() for part in module.modules()}
+        self._classes: dict[int, type[DiffusionPipeline]] = {}  # by the pipeline's id
 
     def make(self, on_step: Callable[[int, int], None]) -> DiffusionPipeline:
         """A view that reports its denoising steps to `on_step(done, total)`."""
-        memo: dict[int, Any] = dict(self._keep)
-        return _view(self._pipeline, memo, on_step)
+        return self._view(self._pipeline, dict(self._keep), on_step)
+
+    def _view(
+        self, pipeline: DiffusionPipeline, memo: dict[int, Any], on_step: Callable[[int, int], None]
+    ) -> DiffusionPipeline:
+        view = copy.copy(pipeline)
+        memo[id(pipeline)] = view
+        for name, value in vars(pipeline).items():
+            if isinstance(value, DiffusionPipeline):
+                view.__dict__[name] = memo[id(value)] if id(value) in memo else self._view(value, memo, on_step)
+            elif name not in _SHARED_NAMES and not isinstance(value, (torch.nn.Module, *_SHARED_TYPES)):
+                view.__dict__[name] = copy.deepcopy(value, memo)
+        view.__dict__["progress_bar"] = lambda iterable=None, total=None: StepBar(iterable, total, on_step)
+        view.__dict__["maybe_free_model_hooks"] = lambda: None  # offloading waits until no request needs the modules
+        if id(pipeline) not in self._classes:
+            self._classes[id(pipeline)] = _class_of_views(pipeline)
+        view.__class__ = self._classes[id(pipeline)]
+        return view
 
 
-def _view(pipeline: DiffusionPipeline, memo: dict[int, Any], on_step: Callable[[int, int], None]) -> DiffusionPipeline:
-    view = copy.copy(pipeline)
-    memo[id(pipeline)] = view
-    for name, value in vars(pipeline).items():
-        if isinstance(value, DiffusionPipeline):
-            view.__dict__[name] = memo[id(value)] if id(value) in memo else _view(value, memo, on_step)
-        elif name not in _SHARED_NAMES and not isinstance(value, (torch.nn.Module, *_SHARED_TYPES)):
-            view.__dict__[name] = copy.deepcopy(value, memo)
-    view.__dict__["progress_bar"] = lambda iterable=None, total=None: StepBar(iterable, total, on_step)
-    view.__dict__["maybe_free_model_hooks"] = lambda: None  # offloading waits until no request needs the modules
-    return view
+def _class_of_views(pipeline: DiffusionPipeline) -> type[DiffusionPipeline]:
+    """The pipeline's class, with devices found once: stock code walks through all modules for them, for milliseconds.
+
+    A pipeline that offloads keeps its own way.
+    """
+    kind = type(pipeline)
+    if getattr(pipeline, "_all_hooks", None):
+        return kind
+    found = {"device": pipeline.device, "_execution_device": pipeline._execution_device}
+    fixed = {name: property(lambda _, device=device: device) for name, device in found.items()}
+    return type(kind.__name__, (kind,), {**fixed, "__module__": kind.__module__, "__qualname__": kind.__qualname__})
 
 
 class StepBar(tqdm):
