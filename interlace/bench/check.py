@@ -28,9 +28,9 @@ from interlace.config import EngineConfig, Policy
 from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
-from interlace.engine.engine import EngineCore, stage_of
+from interlace.engine.engine import EngineCore
 from interlace.engine.executor import Outcome
-from interlace.engine.scheduler import DENOISE, ENCODE
+from interlace.engine.scheduler import DENOISE, ENCODE, stage_of
 from interlace.engine.ticket import Ticket, wave_key
 from interlace.errors import EngineClosedError, InvalidRequestError
 from interlace.models.loader import LoadedModel, load_model
@@ -107,8 +107,7 @@ def cost_of(curves: Mapping[str, Mapping[int, float]]) -> CostModel:
     cost = _Fixed(settled=True)
     for shape, seconds in curves.items():
         for rows, value in seconds.items():
-            for _ in range(3):  # as often as the engine wants to see a row count before it knows it
-                cost.observe(shape, rows, value)
+            cost.know(shape, rows, value)
     return cost
 
 

@@ -20,8 +20,7 @@ class Published:
     def cost(self) -> CostModel:
         """A denoiser of which one row is known."""
         cost = CostModel(settled=True)
-        for _ in range(3):  # as often as the engine wants to see a row count before it knows it
-            cost.observe("transformer published: 1024x1024", 1, self.seconds / self.steps)
+        cost.know("transformer published: 1024x1024", 1, self.seconds / self.steps)
         return cost
 
 

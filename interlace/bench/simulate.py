@@ -124,8 +124,7 @@ def read_curves(path: Path) -> CostModel:
         curves = json.loads(path.read_text(encoding="utf-8").strip().splitlines()[-1])["curves"]
         for shape, curve in curves.items():
             for rows, ms in curve["ms"].items():
-                for _ in range(3):  # as often as the engine wants to see a row count before it knows it
-                    cost.observe(shape, int(rows), float(ms) / 1000)
+                cost.know(shape, int(rows), float(ms) / 1000)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InvalidRequestError(
             f"{path} holds no batch curves ({error}); make it with batch-curve", "curves"

@@ -11,10 +11,9 @@ from interlace.bench.batch_curve import seconds_of
 from interlace.bench.calls import calls_of, short_request
 from interlace.config import EngineConfig
 from interlace.engine.call import ModuleCall
-from interlace.engine.engine import stage_of
 from interlace.engine.footprint import Footprint, budget_of
 from interlace.engine.fuse import fuse
-from interlace.engine.scheduler import DECODE, DENOISE
+from interlace.engine.scheduler import DECODE, DENOISE, stage_of
 from interlace.engine.thread import costs_of
 from interlace.engine.view import modules_of
 from interlace.errors import InvalidRequestError

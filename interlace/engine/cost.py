@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 logger = logging.getLogger("interlace.engine")
@@ -18,6 +19,7 @@ _KEPT = 9  # samples of one shape and row count; their lower quartile counts: ot
 _ENOUGH = 3  # samples after which a row count is known
 _WORTH = 0.03  # gains below this are noise: the smaller forward wins, so that older requests end sooner
 _STALE_AFTER = 8  # observations of a shape after which its plans are made anew
+_LOOK_AGAIN_EVERY = 8  # forwards of a row count that is known: machines get busy, and idle again
 _PLAN_AFTER = 32  # forwards of a shape in this process that are as wide as can be, before plans count
 _TRY_EVERY = 16  # from then on one forward in so many tries a row count that isn't known yet
 _MAX_PLANNED = 128  # rows
@@ -25,13 +27,15 @@ _MAX_PLANNED = 128  # rows
 
 @dataclass
 class _Curve:
-    """Seconds by rows, of one shape."""
+    """Seconds by rows, of one shape: `samples` of this process, `earlier` ones as they were kept on disk."""
 
     samples: dict[int, deque[float]] = field(default_factory=dict)
+    earlier: dict[int, float] = field(default_factory=dict)
     seconds_by_rows: dict[int, float] = field(default_factory=dict)
     plans: dict[int, int] = field(default_factory=dict)
     news: int = 0
     count: int = 0
+    asked: int = 0
 
     def observe(self, rows: int, seconds: float) -> None:
         kept = self.samples.setdefault(rows, deque(maxlen=_KEPT))
@@ -41,9 +45,25 @@ class _Curve:
         if len(kept) <= _ENOUGH or self.news >= _STALE_AFTER:
             self.plans.clear()
             self.news = 0
+            self._rescale()
+
+    def remember(self, rows: int, seconds: float) -> None:
+        """An earlier process measured this."""
+        self.earlier[rows] = self.seconds_by_rows[rows] = seconds
+
+    def _rescale(self) -> None:
+        """Bring what was measured earlier to the machine's present speed, by the rows that were measured then and now.
+
+        A machine that was busy then would else make every row count that was not met again look slow for ever.
+        """
+        both = [r for r in self.earlier if r in self.samples]
+        if both and len(both) < len(self.earlier):
+            scale = median(self.seconds_by_rows[r] / self.earlier[r] for r in both)
+            for rows in self.earlier.keys() - self.samples.keys():
+                self.seconds_by_rows[rows] = scale * self.earlier[rows]
 
     def known(self, rows: int) -> bool:
-        return len(self.samples.get(rows, ())) >= _ENOUGH
+        return rows in self.earlier or len(self.samples.get(rows, ())) >= _ENOUGH
 
     def seconds(self, rows: int) -> float:
         """Straight lines between what was measured; beyond it, never better than in proportion."""
@@ -79,10 +99,18 @@ class CostModel:
         self._curves.setdefault(shape, _Curve()).observe(rows, seconds)
         self._unsaved += 1
 
+    def know(self, shape: str, rows: int, seconds: float) -> None:
+        """Take this as measured, as often as a row count must be seen before plans trust it."""
+        for _ in range(_ENOUGH):
+            self.observe(shape, rows, seconds)
+
     def wanted(self, shape: str, rows: int) -> bool:
-        """Whether one more measurement of this would teach something."""
+        """Whether one more measurement of this would teach something: often at first, now and then for ever."""
         curve = self._curves.get(shape)
-        return curve is None or len(curve.samples.get(rows, ())) < _KEPT
+        if curve is None or len(curve.samples.get(rows, ())) < _KEPT:
+            return True
+        curve.asked += 1
+        return curve.asked % _LOOK_AGAIN_EVERY == 0
 
     def seconds(self, shape: str, rows: int = 1) -> float | None:
         """Predicted seconds of one forward; None for a shape that never ran."""
@@ -123,7 +151,7 @@ class CostModel:
         if self._path is None or not self._unsaved:
             return
         values = {
-            shape: {str(rows): [round(s, 7) for s in kept] for rows, kept in curve.samples.items()}
+            shape: {str(rows): round(seconds, 7) for rows, seconds in curve.seconds_by_rows.items()}
             for shape, curve in self._curves.items()
         }
         try:
@@ -137,12 +165,9 @@ class CostModel:
 
     def _load(self, path: Path) -> None:
         try:
-            for shape, samples in json.loads(path.read_text(encoding="utf-8")).items():
-                for rows, kept in samples.items():
-                    for seconds in kept[-_KEPT:]:
-                        self._curves.setdefault(shape, _Curve()).observe(int(rows), float(seconds))
-            for curve in self._curves.values():
-                curve.count = 0
+            for shape, seconds_by_rows in json.loads(path.read_text(encoding="utf-8")).items():
+                for rows, seconds in seconds_by_rows.items():
+                    self._curves.setdefault(shape, _Curve()).remember(int(rows), float(seconds))
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -158,7 +183,7 @@ def _unmeasured(curve: _Curve, available: int) -> int | None:
 
 def _trusted_plan(curve: _Curve, available: int) -> int:
     """As wide as it can be, unless what is known says that rows stop paying well below the widest that is known."""
-    widest = max((rows for rows in curve.samples if curve.known(rows)), default=0)
+    widest = max((rows for rows in curve.seconds_by_rows if curve.known(rows)), default=0)
     if widest >= available or 2 * _planned(curve, widest or 1) <= widest:
         return _planned(curve, available)
     return available
