@@ -69,10 +69,37 @@ def test_costs_outlive_the_process_and_a_broken_file_harms_nothing(tmp_path: Pat
     cost.save()
     again = CostModel(path)
     assert again.seconds("s", 2) == 0.5
-    assert again.best_rows("s", 2) == 2  # every process looks for itself before it narrows
-    for text in ("{", "[1]", '{"s": {"x": [1]}}', '{"s": 3}', '{"s": {"1": ["a"]}}'):
+    assert again.best_rows("s", 2) == 2  # every process takes a look for itself before it narrows
+    for _ in range(4):
+        again.observe("s", 2, 0.5)
+    assert again.best_rows("s", 2) == 1
+    for text in ("{", "[1]", '{"s": {"x": 1}}', '{"s": 3}', '{"s": {"1": "a"}}'):
         path.write_text(text)
         assert CostModel(path).seconds("s") is None
+
+
+def test_what_a_busy_machine_measured_is_brought_to_the_speed_of_today(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    busy = CostModel(path)
+    for rows, seconds in ((1, 5.0), (4, 8.0), (8, 10.0)):
+        busy.know("s", rows, seconds)
+    busy.save()
+    quiet = CostModel(path)
+    quiet.know("s", 4, 0.8)
+    assert quiet.seconds("s", 4) == 0.8
+    assert quiet.seconds("s", 8) == pytest.approx(1.0)
+    assert quiet.seconds("s", 1) == pytest.approx(0.5)
+
+
+def test_what_is_well_known_is_looked_at_again_now_and_then() -> None:
+    cost = CostModel()
+    for _ in range(9):
+        assert cost.wanted("s", 4)
+        cost.observe("s", 4, 9.0)
+    for _ in range(200):
+        if cost.wanted("s", 4):
+            cost.observe("s", 4, 1.0)
+    assert cost.seconds("s", 4) == 1.0
 
 
 def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

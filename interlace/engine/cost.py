@@ -21,6 +21,7 @@ _WORTH = 0.03  # gains below this are noise: the smaller forward wins, so that o
 _STALE_AFTER = 8  # observations of a shape after which its plans are made anew
 _LOOK_AGAIN_EVERY = 8  # forwards of a row count that is known: machines get busy, and idle again
 _PLAN_AFTER = 32  # forwards of a shape in this process that are as wide as can be, before plans count
+_LOOK_FIRST = 4  # the same for a shape that an earlier process measured
 _TRY_EVERY = 16  # from then on one forward in so many tries a row count that isn't known yet
 _MAX_PLANNED = 128  # rows
 
@@ -63,7 +64,10 @@ class _Curve:
                 self.seconds_by_rows[rows] = scale * self.earlier[rows]
 
     def known(self, rows: int) -> bool:
-        return rows in self.earlier or len(self.samples.get(rows, ())) >= _ENOUGH
+        return rows in self.earlier or self.fresh(rows)
+
+    def fresh(self, rows: int) -> bool:
+        return len(self.samples.get(rows, ())) >= _ENOUGH
 
     def seconds(self, rows: int) -> float:
         """Straight lines between what was measured; beyond it, never better than in proportion."""
@@ -121,13 +125,13 @@ class CostModel:
         """How many of `available` rows the next forward should take, so that all of them are done soonest.
 
         Among plans that are equal within the noise, the one with the smallest forwards: the oldest request ends first.
-        One forward in sixteen tries a row count that was not measured yet; a new shape runs as wide as it can.
+        One forward in sixteen tries a row count that this process has not measured; a new shape runs as wide as it can.
         """
         curve = self._curves.get(shape)
-        if curve is None or (curve.count < _PLAN_AFTER and not self._settled):
+        if curve is None or (curve.count < (_LOOK_FIRST if curve.earlier else _PLAN_AFTER) and not self._settled):
             return available
         available = min(available, _MAX_PLANNED)
-        if not self._settled and curve.count % _TRY_EVERY == 0 and (rows := _unmeasured(curve, available)):
+        if not self._settled and curve.count % _TRY_EVERY == _TRY_EVERY - 1 and (rows := _unmeasured(curve, available)):
             return rows
         if available not in curve.plans:
             curve.plans[available] = _trusted_plan(curve, available)
@@ -178,7 +182,7 @@ class CostModel:
 def _unmeasured(curve: _Curve, available: int) -> int | None:
     """A row count to try: what is available, then the powers of two below it."""
     powers = [2**i for i in range(available.bit_length()) if 2**i < available]
-    return next((rows for rows in (available, *reversed(powers)) if not curve.known(rows)), None)
+    return next((rows for rows in (available, *reversed(powers)) if not curve.fresh(rows)), None)
 
 
 def _trusted_plan(curve: _Curve, available: int) -> int:

@@ -56,8 +56,8 @@ def _class_of_views(pipeline: DiffusionPipeline) -> type[DiffusionPipeline]:
     kind = type(pipeline)
     if getattr(pipeline, "_all_hooks", None):
         return kind
-    found = {"device": pipeline.device, "_execution_device": pipeline._execution_device}
-    fixed = {name: property(lambda _, device=device: device) for name, device in found.items()}
+    device, execution_device = pipeline.device, pipeline._execution_device
+    fixed = {"device": property(lambda _: device), "_execution_device": property(lambda _: execution_device)}
     return type(kind.__name__, (kind,), {**fixed, "__module__": kind.__module__, "__qualname__": kind.__qualname__})
 
 
