@@ -16,6 +16,7 @@ from interlace.bench.workloads import make_requests
 from interlace.cli import run
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
+from tests.test_bench_result import printed
 from tests.tiny import save_tiny_flux
 
 KEYS = {
@@ -30,7 +31,7 @@ def test_last_line_is_one_json_object_and_outputs_are_equal(
 ) -> None:
     save_tiny_flux(tmp_path)
     throughput(model_name=str(tmp_path), workload=workload, num_requests=4)
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    result = printed(capsys)
     assert result.keys() >= KEYS
     assert set(result["seconds"]) == {"sequential", "static", "request", "interlace"}
     assert result["max_abs_diff"] < 1e-4
@@ -64,7 +65,7 @@ def test_edits_need_a_model_that_takes_images() -> None:
 
 def test_latency_replays_the_same_arrivals_for_every_way(capsys: pytest.CaptureFixture[str]) -> None:
     latency(workload="turbo", num_requests=3, loads=(1.0,), max_num_seqs=4)
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    result = printed(capsys)
     ways = result["loads"]["1.0"]
     assert set(ways) == {"interlace", "request", "sequential"}
     assert all(w["p50_s"] <= w["p95_s"] <= w["p99_s"] and 0 <= w["attained"] <= 1 for w in ways.values())
@@ -79,7 +80,7 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 def test_a_profile_is_known_to_the_next_engine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     batch_curve(sizes=(64,), max_rows=2, repeats=1, save=True, plot=tmp_path / "curve.png")
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    result = printed(capsys)
     model = load_model("demo")
     with Engine(model.pipeline) as engine:
         assert set(engine.stats()["cost"]) == set(result["curves"])
@@ -110,7 +111,7 @@ def test_batch_sizes_are_measured_against_memory_and_speed(
 def test_quality_compares_each_cache_with_no_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plot = tmp_path / "quality.png"
     quality(num_requests=2, num_inference_steps=6, thresholds=(0.5,), hold_guidance_after=(0.5,), plot=plot)
-    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["settings"]
+    rows = printed(capsys)["settings"]
     kinds = ["none", "step_cache", "first_block_cache", "hold_guidance_after"]
     assert [row["cache_type"] for row in rows] == kinds
     assert rows[3]["skipped"] == 2 * 3  # of each request's six steps

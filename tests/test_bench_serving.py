@@ -1,6 +1,5 @@
 """bench serving: the figures of a load on a real socket, and what is refused."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +8,13 @@ from api_server import ApiServer
 
 from interlace.bench.serving import Kind, serving
 from interlace.errors import InvalidRequestError
+from tests.test_bench_result import printed
 
 
 def measured(capsys: pytest.CaptureFixture[str], answer: Callable[[Any, int], str | None], **flags: Any) -> Any:
     with ApiServer(answer).running() as server:
         serving(url=server.url, mix=["64x64/2", "128x64/4:2"], num_requests=8, rate=100.0, **flags)
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+    return printed(capsys)
 
 
 def test_every_request_is_counted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from interlace.config import EngineConfig
 from interlace.engine.cost import CostModel
 from interlace.engine.scheduler import DENOISE, ENCODE
 from interlace.errors import InvalidRequestError
+from tests.test_bench_result import printed
 from tests.tiny import save_tiny_flux
 
 
@@ -62,7 +63,8 @@ def test_every_request_ends_and_none_before_its_time_alone() -> None:
 
 def curves(path: Path) -> Path:
     shapes = {"transformer T float32: x 64x8": {"1": 100.0, "8": 200.0}, "vae.decode V float32: z 4x8x8": {"1": 20.0}}
-    path.write_text(json.dumps({"curves": {shape: {"ms": ms} for shape, ms in shapes.items()}}) + "\n")
+    found = {"device": "cpu, 1 threads", "curves": {shape: {"ms": ms} for shape, ms in shapes.items()}}
+    path.write_text(json.dumps(found) + "\n")
     return path
 
 
@@ -75,7 +77,8 @@ def test_it_reads_what_batch_curve_writes(tmp_path: Path) -> None:
 def test_a_fleet_is_as_large_as_the_load_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = curves(tmp_path / "curves.json")
     simulate(curves=path, rate=20.0, num_requests=50, steps=(10,))
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    result = printed(capsys)
+    assert result["costs_measured_on"] == "cpu, 1 threads"
     assert result["replica_per_s"] > 1 / result["kinds"]["x 64x8/10"]  # sharing serves more than one at a time
     assert result["replicas"] >= 20 / result["replica_per_s"]
 
@@ -91,7 +94,8 @@ def test_published_profiles_name_their_source(capsys: pytest.CaptureFixture[str]
     for name, published in PUBLISHED.items():
         assert published.source.startswith("https://"), name
     simulate(profile="flux.1-dev-h100", rate=10.0, num_requests=20)
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    result = printed(capsys)
+    assert "H100" in result["costs_measured_on"]
     assert list(result["kinds"].values()) == [6.71]  # 28 steps are what was published
     assert result["replicas"] >= 67
     with pytest.raises(InvalidRequestError, match="one of flux"):
@@ -102,8 +106,8 @@ def test_published_profiles_name_their_source(capsys: pytest.CaptureFixture[str]
 
 def test_a_check_compares_prediction_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_tiny_flux(tmp_path)
-    check(model_name=str(tmp_path), workload="turbo", num_requests=4, max_rows=2, clock="cpu")
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    check(model_name=str(tmp_path), workload="turbo", num_requests=4, clock="cpu")
+    result = printed(capsys)
     for name in ("predicted", "predicted_from_own_forwards"):
         assert 0 < result[name]["p50_s"] <= result[name]["p95_s"]
         assert result[name]["p50_error"] == pytest.approx(

@@ -1,6 +1,5 @@
 """`interlace bench batch-curve` and `profile`: what a forward of each module costs by its number of rows."""
 
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from interlace.bench.calls import one_call_of_each
-from interlace.bench.machine import describe_machine
+from interlace.bench.machine import describe_model
+from interlace.bench.result import command_of, write_result
 from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
 from interlace.engine.fuse import fuse
@@ -51,6 +51,8 @@ def batch_curve(
     """
     if max_rows < 1 or repeats < 1 or any(size < 16 for size in sizes):
         raise InvalidRequestError(f"got max_rows {max_rows}, repeats {repeats}, sizes {sizes}; expected 1, 1, 16 px")
+    flags = {"model_name": model_name, "sizes": sizes, "max_rows": max_rows}
+    command = command_of("profile", flags) if save else command_of("batch-curve", {**flags, "repeats": repeats})
     model = load_model(model_name)
     model.pipeline.set_progress_bar_config(disable=True)
     peak = gemm_flops(model.pipeline.device, model.pipeline.dtype)
@@ -62,17 +64,15 @@ def batch_curve(
     if save:
         _keep(curves.values(), costs_of(model.pipeline))
     result = {
-        **describe_machine(model),
+        "command": command,
+        **describe_model(model),
         "gemm_gflops": round(peak / 1e9, 2),
         "curves": {curve.shape: _figures(curve, peak) for curve in curves.values()},
     }
     _print_table(result)
     if plot is not None:
         _plot(curves.values(), plot)
-    line = json.dumps(result)
-    if output is not None:
-        output.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    write_result(result, output)
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ Forwards are measured first, as `bench profile` does, and what Python adds by re
 from these, and once more from what its own forwards took: what is left then is the simulator's fault alone.
 """
 
-import json
 import random
 import statistics
 import sys
@@ -18,10 +17,12 @@ from typing import Any
 
 import torch
 
+from interlace.bench.arrivals import poisson_times
 from interlace.bench.batch_curve import measured
 from interlace.bench.calls import calls_of
-from interlace.bench.machine import describe_machine
+from interlace.bench.machine import describe_model
 from interlace.bench.percentiles import percentile
+from interlace.bench.result import command_of, write_result
 from interlace.bench.simulate import Forwards, Kind, replay
 from interlace.bench.workloads import make_requests
 from interlace.config import EngineConfig, Policy
@@ -40,6 +41,7 @@ Curves = dict[str, dict[int, float]]  # seconds by shape and rows
 _START = "request start"  # stands for what a request costs before its first call and after its last
 _FEW, _MORE = 2, 6  # steps of the runs that tell costs by request from costs by call
 _REPEATS = 5
+_MAX_ROWS = 8  # of the forwards that are measured first
 _CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
 
 
@@ -49,7 +51,6 @@ def check(
     workload: str = "mixed",
     num_requests: int = 32,
     load: float = 0.7,
-    max_rows: int = 8,
     policy: Policy = "fifo",
     max_num_seqs: int = 16,
     seed: int = 0,
@@ -61,6 +62,7 @@ def check(
     `clock` is "wall", or "cpu": this process's own time, in which other programs' work on the machine does not count.
     Prints a summary on stderr and one JSON object on stdout.
     """
+    command = command_of("simulate", {"check": True, **locals()})
     if num_requests < 2 or load <= 0:
         raise InvalidRequestError(f"got {num_requests} requests at load {load}; expected at least 2, a load above 0")
     if clock not in _CLOCKS:
@@ -75,20 +77,20 @@ def check(
     requests = make_requests(model, workload, num_requests, seed)
     kinds, calls = _kinds(model, requests)
     now = _CLOCKS[clock]
-    curves: Curves = {call.shape: measured(call, max_rows, _REPEATS, statistics.median, now).seconds for call in calls}
+    curves: Curves = {call.shape: measured(call, _MAX_ROWS, _REPEATS, statistics.median, now).seconds for call in calls}
     timed = _Timed(model, config, cost_of(curves), now)
     try:
         start_s, call_s = timed.overheads(lambda: make_requests(model, workload, max(num_requests // 2, 1), seed))
         known = with_overheads(curves, start_s, call_s)
         rate = load * num_requests / _makespan(kinds, known, config)
-        arrivals = list(zip(_poisson(random.Random(seed), num_requests, rate), kinds, strict=True))
+        arrivals = list(zip(poisson_times(random.Random(seed), num_requests, rate), kinds, strict=True))
         latencies, seen = timed.run(make_requests(model, workload, num_requests, seed), [at for at, _ in arrivals])
     finally:
         timed.core.close(EngineClosedError("checked"))
     own = with_overheads({**curves, **seen}, start_s, call_s)
     result = {
-        "workload": workload, "num_requests": num_requests, "load": load, "rate_per_s": round(rate, 4),
-        "policy": policy, "clock": clock, **describe_machine(model),
+        "command": command, "workload": workload, "num_requests": num_requests, "load": load,
+        "rate_per_s": round(rate, 4), "policy": policy, "clock": clock, **describe_model(model),
         "request_ms": round(1000 * start_s, 3), "call_ms": round(1000 * call_s, 4),
         "measured": _figures(latencies),
         "predicted": _compared(replay(arrivals, cost_of(known), config), latencies),
@@ -96,10 +98,7 @@ def check(
         "forwards_against_profile": _drift(curves, seen),
     }  # fmt: skip
     _say(result)
-    line = json.dumps(result)
-    if output is not None:
-        output.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    write_result(result, output)
 
 
 def cost_of(curves: Mapping[str, Mapping[int, float]]) -> CostModel:
@@ -210,14 +209,6 @@ class _Timed:
             if shape:
                 curves.setdefault(shape, {})[rows] = statistics.mean(seconds)
         return [end - at for end, at in zip(ended, arrivals, strict=True)], curves
-
-
-def _poisson(rng: random.Random, count: int, rate: float) -> list[float]:
-    now, arrivals = 0.0, []
-    for _ in range(count):
-        arrivals.append(now)
-        now += rng.expovariate(rate)
-    return arrivals
 
 
 def _makespan(kinds: Sequence[Kind], curves: Curves, config: EngineConfig) -> float:

@@ -1,6 +1,5 @@
 """`interlace bench latency`: requests arrive at random; how long each way of running them lets them wait."""
 
-import json
 import random
 import statistics
 import sys
@@ -14,8 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from interlace.bench.machine import describe_machine
+from interlace.bench.arrivals import poisson_times
+from interlace.bench.machine import describe_model
 from interlace.bench.percentiles import percentile
+from interlace.bench.pictures import drawn
+from interlace.bench.result import command_of, write_result
 from interlace.bench.workloads import make_requests
 from interlace.config import EngineConfig
 from interlace.engine.thread import Engine
@@ -44,6 +46,7 @@ def latency(
     `slo` is the allowed latency as a multiple of the request's own time alone. Prints a table on stderr and one JSON
     object on stdout. Raises `InvalidRequestError` for values that make no sense.
     """
+    command = command_of("latency", locals())
     if num_requests < 2 or not loads or min(loads) <= 0:
         raise InvalidRequestError(f"got {num_requests} requests, loads {loads}; expected at least 2, all above 0")
     model = load_model(model_name)
@@ -51,11 +54,12 @@ def latency(
     config = EngineConfig(max_num_seqs=max_num_seqs, policy=policy)  # type: ignore[arg-type]
     solo, capacity = _solo_and_capacity(model, workload, num_requests, seed, config)
     result: dict[str, Any] = {
-        "workload": workload, "num_requests": num_requests, "slo": slo, "policy": policy, **describe_machine(model),
+        "command": command, "workload": workload, "num_requests": num_requests, "slo": slo, "policy": policy,
+        **describe_model(model),
         "solo_s": round(statistics.mean(solo), 4), "capacity_per_s": round(capacity, 4), "loads": {},
     }  # fmt: skip
     for load in loads:
-        arrivals = _poisson(random.Random(seed), num_requests, load * capacity)
+        arrivals = poisson_times(random.Random(seed), num_requests, load * capacity)
         ways = {}
         for name, open_way in _ways(model, config).items():
             submit, close = open_way()
@@ -74,10 +78,7 @@ def latency(
     _print_table(result)
     if plot is not None:
         _plot(result, plot)
-    line = json.dumps(result)
-    if output is not None:
-        output.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    write_result(result, output)
 
 
 def _solo_and_capacity(
@@ -91,19 +92,10 @@ def _solo_and_capacity(
         model.pipeline(**kwargs)
         solo.append(monotonic() - start)
     with Engine(model.pipeline, config) as engine:
-        engine.map(make_requests(model, workload, min(count, 8), seed + 1))
+        drawn(engine, make_requests(model, workload, min(count, 8), seed + 1))
         start = monotonic()
-        engine.map(make_requests(model, workload, count, seed))
+        drawn(engine, make_requests(model, workload, count, seed))
         return solo, count / (monotonic() - start)
-
-
-def _poisson(rng: random.Random, count: int, rate: float) -> list[float]:
-    """Seconds at which requests arrive, from the start."""
-    now, arrivals = 0.0, []
-    for _ in range(count):
-        arrivals.append(now)
-        now += rng.expovariate(rate)
-    return arrivals
 
 
 def _ways(model: LoadedModel, config: EngineConfig) -> dict[str, Callable[[], tuple[Submit, Callable[[], None]]]]:

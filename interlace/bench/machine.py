@@ -1,27 +1,50 @@
-"""What a result was measured on: device, precision, versions and day."""
+"""What a result was measured on: device, precision, processor, load, versions and day. Torch only where a model is."""
 
+import os
 import platform
 from datetime import UTC, datetime
-from typing import Any
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import diffusers
-import torch
-
-from interlace.models.loader import LoadedModel
+if TYPE_CHECKING:
+    from interlace.models.loader import LoadedModel
 
 
-def describe_machine(model: LoadedModel) -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """The facts that stand in every result."""
+    return {
+        "machine": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),  # what else ran: above the number of cores, seconds mean little
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {
+            "torch": version("torch"),
+            "diffusers": version("diffusers"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def describe_model(model: "LoadedModel") -> dict[str, Any]:
+    """The same, with the model, and what it runs on."""
+    import torch
+
     device = model.pipeline.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return {
         "device": name,
         "dtype": str(model.pipeline.dtype).removeprefix("torch."),
         "model": model.name,
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "python": platform.python_version(),
-        },
+        **describe_machine(),
     }
+
+
+def _processor() -> str:
+    """Its model where the system says it (Linux), else what Python knows."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
+    return next(names, platform.machine())

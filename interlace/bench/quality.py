@@ -1,6 +1,5 @@
 """`interlace bench quality`: what the lossy caches gain in seconds and cost in likeness to uncached pictures."""
 
-import json
 import statistics
 import sys
 from dataclasses import asdict, dataclass
@@ -12,14 +11,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from interlace.bench.machine import describe_machine
+from interlace.bench.machine import describe_model
+from interlace.bench.pictures import Images, drawn
+from interlace.bench.result import command_of, write_result
 from interlace.bench.workloads import make_requests
 from interlace.demo import MODELS
 from interlace.engine.thread import Engine
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import LoadedModel, load_model
-
-Images = list[np.ndarray[Any, Any]]  # [height, width, 3] in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ def quality(
     PSNR and SSIM are against the uncached picture; with the built-in model the checker's share of right pictures too.
     Prints a table on stderr and one JSON object on stdout. Raises `InvalidRequestError` where scikit-image is missing.
     """
+    command = command_of("quality", locals())
     if num_requests < 1 or repeats < 1:
         raise InvalidRequestError(f"got {num_requests} requests, {repeats} repeats; expected at least 1 of each")
     model = load_model(model_name)
@@ -90,15 +90,12 @@ def quality(
             **_likeness(images[setting.name], images["none"]),
             **_checked(model, images[setting.name], prompts),
         })  # fmt: skip
-    result = {"num_requests": num_requests, "num_inference_steps": num_inference_steps, "repeats": repeats,
-              **describe_machine(model), "settings": rows}  # fmt: skip
+    result = {"command": command, "num_requests": num_requests, "num_inference_steps": num_inference_steps,
+              "repeats": repeats, **describe_model(model), "settings": rows}  # fmt: skip
     _print_table(result)
     if plot is not None:
         _plot(rows, plot)
-    line = json.dumps(result)
-    if output is not None:
-        output.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    write_result(result, output)
 
 
 def _run(
@@ -106,14 +103,10 @@ def _run(
 ) -> tuple[float, Images, int]:
     with Engine(model.pipeline, max_num_seqs=max_num_seqs, **setting.options) as engine:
         start = perf_counter()
-        outputs = engine.map(requests)
+        images = drawn(engine, requests)
         taken = perf_counter() - start
         stats = engine.stats()
-        skipped = stats["skipped"] + stats["guidance_held"]
-    for output in outputs:
-        if isinstance(output, BaseException):
-            raise output
-    return taken, [output.images[0] for output in outputs], skipped
+    return taken, images, stats["skipped"] + stats["guidance_held"]
 
 
 def _likeness(images: Images, expected: Images) -> dict[str, float | None]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import random
 import signal
 import statistics
@@ -17,7 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from interlace.bench.machine import describe_machine
 from interlace.bench.percentiles import percentile
+from interlace.bench.result import command_of, write_result
 from interlace.errors import InvalidRequestError
 
 _WAYS = {
@@ -82,8 +83,10 @@ def serving(
     """Send `num_requests` at `rate` a second (Poisson), or all at once with `burst`; measure at the client.
 
     `url` is the server's base, with /v1. `compare` starts Interlace itself, in step and in request mode and one request
-    at a time, and gives all three the same arrivals. Prints a table on stderr and one JSON object on stdout.
+    at a time, and gives all three the same arrivals. Of a server elsewhere only the client's machine is known. Prints
+    a table on stderr and one JSON object on stdout.
     """
+    command = command_of("serving", locals())
     kinds = [Kind.parse(text) for text in mix]
     if num_requests < 1 or rate <= 0 or (url is None) != compare or not kinds:
         raise InvalidRequestError(
@@ -91,8 +94,10 @@ def serving(
             "a rate above 0 and at least one request"
         )
     plan = _plan(random.Random(seed), kinds, num_requests, None if burst else rate)
-    result: dict[str, Any] = {"mix": list(mix), "rate": None if burst else rate, "num_requests": num_requests,
-                              "slo": slo, "model": model_name, "ways": {}}  # fmt: skip
+    result: dict[str, Any] = {"command": command, "mix": list(mix), "rate": None if burst else rate,
+                              "num_requests": num_requests, "slo": slo, "model": model_name,
+                              **(describe_machine() if compare else {"client": describe_machine()}),
+                              "ways": {}}  # fmt: skip
     for way in _WAYS if compare else ("server",):
         with _server(model_name, _WAYS[way]) if compare else contextlib.nullcontext(url) as base:
             load = _Load(str(base), model_name, api_key, timeout_s)
@@ -102,10 +107,7 @@ def serving(
         result["ways"][way] = _figures(answers, span, reference, slo)
         sys.stderr.write(f"{way}: p95 {result['ways'][way]['p95_s']} s\n")
     _print_table(result)
-    line = json.dumps(result)
-    if output is not None:
-        output.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    write_result(result, output)
 
 
 def _plan(

@@ -15,8 +15,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
+from interlace.bench.machine import describe_machine
 from interlace.bench.percentiles import percentile
-from interlace.bench.published import PUBLISHED
+from interlace.bench.published import HARDWARE, PUBLISHED
+from interlace.bench.result import command_of, write_result
 from interlace.config import EngineConfig, Policy
 from interlace.engine.cost import CostModel
 from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler
@@ -132,6 +134,12 @@ def read_curves(path: Path) -> CostModel:
     return cost
 
 
+def _measured_on(curves: Path) -> str | None:
+    """The hardware that the file names; None for one that names none."""
+    found = json.loads(curves.read_text(encoding="utf-8").strip().splitlines()[-1])
+    return "; ".join(str(found[name]) for name in ("device", "machine") if name in found) or None
+
+
 def kinds_of(cost: CostModel, steps: Sequence[int], calls_per_step: int) -> list[Kind]:
     """A kind for each size that was measured and each number of steps; every other shape runs once a request."""
     shapes = list(cost.describe())
@@ -175,6 +183,7 @@ def simulate(
 
     Prints a summary on stderr and one JSON object on stdout.
     """
+    command = command_of("simulate", locals())
     if rate <= 0 or num_requests < 1 or not 0 < attainment <= 1 or calls_per_step < 1 or min(steps, default=0) < 1:
         raise InvalidRequestError("expected a rate above 0, at least one request and step, attainment above 0, up to 1")
     cost = _costs(curves, profile)
@@ -186,7 +195,9 @@ def simulate(
     taken = perf_counter() - start
     capacity = _capacity(kinds, cost, config, slo, attainment, seed)
     result = {
-        "costs": str(curves or PUBLISHED[str(profile)].source), "rate_per_s": rate,
+        "command": command, **describe_machine(),
+        "costs": str(curves or PUBLISHED[str(profile)].source),
+        "costs_measured_on": HARDWARE if curves is None else _measured_on(curves), "rate_per_s": rate,
         "num_requests": num_requests, "policy": policy, "slo": slo, "attainment": attainment,
         "kinds": {kind.name: round(kind.solo_s(cost), 4) for kind in kinds},
         **{f"p{q}_s": round(percentile(latencies, q), 4) for q in (50, 95, 99)},
@@ -202,10 +213,7 @@ def simulate(
         f"one replica serves {capacity:.3g} a second with {attainment:.0%} in time; {rate:g} a second need "
         f"{result['replicas']} of them\n"
     )
-    line = json.dumps(result)
-    if output is not None:
-        output.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    write_result(result, output)
 
 
 def _costs(curves: Path | None, profile: str | None) -> CostModel:

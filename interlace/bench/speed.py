@@ -1,6 +1,5 @@
 """What makes forwards faster by name, beside the same model without it: one run, in turns, the pictures compared."""
 
-import json
 import statistics
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -10,7 +9,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from interlace.bench.machine import describe_machine
+from interlace.bench.machine import describe_model
+from interlace.bench.pictures import Images, drawn
+from interlace.bench.result import command_of, write_result
 from interlace.bench.workloads import make_requests
 from interlace.engine.thread import Engine
 from interlace.errors import InvalidRequestError
@@ -23,8 +24,6 @@ ENGINE_OPTIONS: dict[str, dict[str, Any]] = {
     "auto": {"max_batch_rows": "auto"},
     "alone": {"max_batch_rows": 1},
 }
-
-
 _PLAIN: dict[str, Any] = {"max_batch_rows": None, "resolution_tolerance": 0.0, "verify_fusion": "off"}
 
 
@@ -67,8 +66,11 @@ def speed(
     reported apart. Prints a table on stderr and one JSON object on stdout. Raises `InvalidRequestError` for a name that
     isn't known or can't be used here.
     """
-    if num_requests < 1 or repeats < 1:
-        raise InvalidRequestError(f"got {num_requests} requests, {repeats} repeats; expected at least 1 of each")
+    command = command_of("speed", locals())
+    if min(num_requests, num_inference_steps, repeats) < 1:
+        raise InvalidRequestError(
+            f"got {num_requests} requests, {num_inference_steps} steps, {repeats} repeats; expected at least 1 of each"
+        )
     if unknown := set(engine_options) - set(ENGINE_OPTIONS):
         raise InvalidRequestError(f"engine options {sorted(unknown)}; expected some of {', '.join(ENGINE_OPTIONS)}")
     settings = [Setting("none"), *(Setting(name, optimize=name) for name in optimize)]
@@ -79,16 +81,15 @@ def speed(
         settings.append(Setting(name, engine_option=name))
         models[name] = models["none"]
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    images: dict[str, Any] = {}
+    images: dict[str, Images] = {}
     for _ in range(repeats + 1):
         for name, model in models.items():
             requests = make_requests(model, workload, num_requests, seed)
             requests = [{**kwargs, "num_inference_steps": num_inference_steps} for kwargs in requests]
             with Engine(model.pipeline, **{**_PLAIN, **ENGINE_OPTIONS.get(name, {})}) as engine:
                 start = perf_counter()
-                outputs = engine.map(requests)
+                images[name] = drawn(engine, requests)
                 seconds[name].append(perf_counter() - start)
-            images[name] = np.concatenate([np.asarray(output.images[0]).ravel() for output in outputs])
     rows = []
     for setting in settings:
         first, *own = seconds[setting.name]
@@ -98,12 +99,16 @@ def speed(
             "first_s": round(first, 3),
             "seconds": round(statistics.median(own), 3),
             "speedup": round(statistics.median(ratios), 3),
-            "max_difference": round(float(np.abs(images[setting.name] - images["none"]).max()), 5),
+            "max_difference": round(_difference(images[setting.name], images["none"]), 5),
         })  # fmt: skip
     asked = {"workload": workload, "num_requests": num_requests, "num_inference_steps": num_inference_steps}
-    result = {**asked, "repeats": repeats, **describe_machine(models["none"]), "settings": rows}
     _print_table(rows)
-    print(json.dumps(result))
+    write_result({"command": command, **asked, "repeats": repeats, **describe_model(models["none"]), "settings": rows})
+
+
+def _difference(images: Images, expected: Images) -> float:
+    """The largest of a pixel, of 1."""
+    return max(float(np.abs(a - b).max()) for a, b in zip(images, expected, strict=True))
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

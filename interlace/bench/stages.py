@@ -1,23 +1,19 @@
 """`interlace bench stages`: requests that flow from stage to stage, against one stage after the other, in one run."""
 
-import json
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from interlace.bench.machine import describe_machine
+from interlace.bench.machine import describe_model
+from interlace.bench.result import command_of, write_result
 from interlace.errors import InvalidRequestError
 from interlace.request import Output
 from interlace.stages.config import OmniStageConfig, create_ar_stage_config, create_dit_stage_config
@@ -41,14 +37,15 @@ class _Run:
 
 def stages(
     *,
-    deploy_config: Path | None = None,
     num_requests: int = 32,
     num_inference_steps: int = 8,
     size: int = 64,
     repeats: int = 3,
+    deploy_config: Path | None = None,
     output: Path | None = None,
 ) -> None:
     """Both ways over the same open stages; a table on stderr, one JSON object last on stdout."""
+    command = command_of("stages", locals())
     for name, value in (("num_requests", num_requests), ("repeats", repeats)):
         if value < 1:
             raise InvalidRequestError(f"{name} is {value}; expected at least 1", name)
@@ -56,13 +53,9 @@ def stages(
     fields = {"num_inference_steps": num_inference_steps, "height": size, "width": size}
     with OmniStages(stages=configs) as omni:
         result = measure(omni, _requests(num_requests, fields), repeats)
-    command = f"interlace bench stages --num-requests {num_requests} --num-inference-steps {num_inference_steps}"
-    command += f" --size {size} --repeats {repeats}" + (f" --deploy-config {deploy_config}" if deploy_config else "")
-    line = json.dumps({"command": command, **result, "num_inference_steps": num_inference_steps, "size": size})
-    if output is not None:
-        output.write_text(line + "\n", encoding="utf-8")
     _print_table(result)
-    print(line)
+    asked = {"num_inference_steps": num_inference_steps, "size": size}
+    write_result({"command": command, **result, **asked}, output)
 
 
 def measure(omni: OmniStages, requests: list[dict[str, Any]], repeats: int) -> dict[str, Any]:
@@ -84,6 +77,7 @@ def measure(omni: OmniStages, requests: list[dict[str, Any]], repeats: int) -> d
     }  # fmt: skip
     pairs = zip(runs["pipelined"][0].outputs, runs["stage_by_stage"][0].outputs, strict=True)
     equal = [(one.text == other.text, _difference(one, other)) for one, other in pairs]
+    machine = describe_model(omni.model)
     ratios = [b.total / a.total for a, b in zip(runs["pipelined"], runs["stage_by_stage"], strict=True)]
     return {
         "bench": "stages",
@@ -95,11 +89,8 @@ def measure(omni: OmniStages, requests: list[dict[str, Any]], repeats: int) -> d
         "ratio_first": round(medians["stage_by_stage"]["first"] / medians["pipelined"]["first"], 3),
         "equal_texts": all(text for text, _ in equal),
         "max_pixel_difference": max(difference for _, difference in equal),
-        "date": date.today().isoformat(),
-        "machine": describe_machine(omni.model)["device"],
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),  # what else ran: above the number of cores, seconds mean little
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        **machine,
+        "load": machine["load_average"],
     }
 
 

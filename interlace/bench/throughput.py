@@ -1,6 +1,5 @@
 """`interlace bench throughput`: the same requests run by stock diffusers, as waves, and by Interlace, in one run."""
 
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable
@@ -13,14 +12,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from interlace.bench.machine import describe_machine
+from interlace.bench.machine import describe_model
+from interlace.bench.pictures import Images, drawn
+from interlace.bench.result import command_of, write_result
 from interlace.bench.workloads import make_requests
 from interlace.engine.thread import Engine
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import LoadedModel, load_model
 
 Requests = list[dict[str, Any]]
-Images = list[np.ndarray[Any, Any]]
 _PER_REQUEST = frozenset({"prompt", "negative_prompt", "generator"})
 
 
@@ -37,6 +37,7 @@ def throughput(
     output: Path | None = None,
 ) -> None:
     """Measure four ways of running the same requests; prints a table on stderr and one JSON object on stdout."""
+    command = command_of("throughput", locals())
     for name, value in (("num_requests", num_requests), ("repeats", repeats), ("max_num_seqs", max_num_seqs)):
         if value < 1:
             raise InvalidRequestError(f"{name} is {value}; expected at least 1", name)
@@ -44,11 +45,8 @@ def throughput(
         model_name = "demo-edit"
     model = load_model(model_name, dtype=torch_dtype, device=device)
     result = measure(model, workload, num_requests=num_requests, repeats=repeats, max_num_seqs=max_num_seqs, seed=seed)
-    line = json.dumps(result)
-    if output is not None:
-        output.write_text(line + "\n", encoding="utf-8")
     _print_table(result)
-    print(line)
+    write_result({"command": command, **result}, output)
 
 
 def measure(
@@ -68,8 +66,8 @@ def measure(
         ways: dict[str, Callable[[Requests], Images]] = {
             "sequential": lambda batch: [image for kwargs in batch for image in pipeline(**kwargs).images],
             "static": lambda batch: _static(pipeline, batch, max_num_seqs),
-            "request": lambda batch: _mapped(waves, batch),
-            "interlace": lambda batch: _mapped(engine, batch),
+            "request": lambda batch: drawn(waves, batch),
+            "interlace": lambda batch: drawn(engine, batch),
         }
         for way in ways.values():  # learns and verifies, so that the measured runs are the steady state
             way([{**kwargs, "num_inference_steps": 3} for kwargs in requests()])
@@ -81,7 +79,7 @@ def measure(
         "num_requests": num_requests,
         "repeats": repeats,
         "max_num_seqs": max_num_seqs,
-        **describe_machine(model),
+        **describe_model(model),
         "seconds": {name: round(value, 3) for name, value in medians.items()},
         "requests_per_second": round(num_requests / medians["interlace"], 3),
         **{f"ratio_vs_{name}": _paired_ratio(seconds, name) for name in ("sequential", "static", "request")},
@@ -121,15 +119,6 @@ def _round(ways: dict[str, Callable[[Requests], Images]], requests: Callable[[],
 def _paired_ratio(seconds: dict[str, list[float]], name: str) -> float:
     """How many times faster Interlace was: the median over the repeats of that repeat's own ratio."""
     return round(statistics.median(a / b for a, b in zip(seconds[name], seconds["interlace"], strict=True)), 3)
-
-
-def _mapped(engine: Engine, batch: Requests) -> Images:
-    images: Images = []
-    for output in engine.map(batch):
-        if isinstance(output, BaseException):
-            raise output
-        images.extend(output.images)
-    return images
 
 
 def _static(pipeline: Any, batch: Requests, max_batch: int) -> Images:
