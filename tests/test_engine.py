@@ -12,6 +12,7 @@ import torch
 from diffusers import FluxPipeline
 
 from interlace import Engine
+from interlace.engine.view import ViewFactory
 from interlace.errors import (
     AbortedError,
     DeadlineExceededError,
@@ -221,6 +222,7 @@ def test_death_of_the_engine_thread_reaches_every_request_at_once(
 
 
 def test_close_leaves_the_pipeline_as_it_was_and_ends_what_is_pending(pipeline: FluxPipeline) -> None:
+    alone(pipeline)  # diffusers leaves its own marks at the first call
     before = {name: set(vars(part)) for name, part in pipeline.components.items() if hasattr(part, "parameters")}
     engine = Engine(pipeline)
     started = threading.Event()
@@ -239,6 +241,15 @@ def test_the_pipeline_still_works_for_others_while_the_engine_is_open(pipeline: 
     future = engine.submit(request(6, steps=10))
     assert np.array_equal(alone(pipeline, seed=5), expected)
     assert difference(future.result(), alone(pipeline, seed=6, steps=10)) < 1e-5
+
+
+def test_requests_share_tokenizers_that_nobody_else_uses(pipeline: FluxPipeline) -> None:
+    """A tokenizer holds how its last call padded and cut: used from two threads, texts come out wrong now and then."""
+    factory = ViewFactory(pipeline)
+    one, other = factory.make(lambda *_: None), factory.make(lambda *_: None)
+    assert one.tokenizer is other.tokenizer is not pipeline.tokenizer
+    assert one.tokenizer_2 is other.tokenizer_2 is not pipeline.tokenizer_2
+    assert one.tokenizer("a red cat").input_ids == pipeline.tokenizer("a red cat").input_ids
 
 
 def test_a_module_that_mixes_rows_is_found_out_and_never_shared(

@@ -1,11 +1,13 @@
 """Pictures of different sizes in one forward: exact, within the padding that is allowed, for every family listed."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.transformers import transformer_flux
 
 from interlace import Engine
 from interlace.models.packers import PACKINGS
@@ -31,7 +33,7 @@ def requests(name: str) -> list[dict[str, Any]]:
 
 
 def run(pipeline: DiffusionPipeline, name: str, **options: Any) -> tuple[list[Any], dict[str, Any]]:
-    with Engine(pipeline, **options) as engine:
+    with Engine(pipeline, max_batch_rows=None, **options) as engine:  # "auto" packs where it was measured to pay
         engine.map(requests(name))  # verifies
         before = engine.stats()["forwards"]["transformer"]
         results = engine.map(requests(name))
@@ -52,16 +54,40 @@ def test_close_sizes_share_forwards_and_stay_exact(name: str) -> None:
             assert float(np.abs(got - expected).max()) < 1e-4
 
 
-def test_one_shape_turned_round_shares_without_padding() -> None:
+@pytest.mark.parametrize(("tolerance", "num_forwards"), [(0.01, 3), (0.0, 6)])
+def test_one_shape_turned_round_shares_without_padding_and_not_at_all_without_tolerance(
+    tolerance: float, num_forwards: int
+) -> None:
     pipeline = FAMILIES["flux"].build()
     made = [
         {**kwargs, "height": h, "width": 192 - h} for kwargs, h in zip(requests("flux")[:2], [64, 128], strict=True)
     ]
-    with Engine(pipeline, resolution_tolerance=0.01) as engine:
+    with Engine(pipeline, max_batch_rows=None, resolution_tolerance=tolerance) as engine:
         engine.map([dict(kwargs) for kwargs in made])
         before = engine.stats()["forwards"]["transformer"]
         engine.map(made)
-        assert engine.stats()["forwards"]["transformer"] - before == 3
+        assert engine.stats()["forwards"]["transformer"] - before == num_forwards
+
+
+def test_rotary_tables_are_made_once_for_all_steps_of_requests_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, counts = FAMILIES["flux"].build(), Counter[str]()
+    make = transformer_flux.get_1d_rotary_pos_embed
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        counts["made"] += 1
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(transformer_flux, "get_1d_rotary_pos_embed", counted)
+    made = requests("flux")[:2]
+    made[1] |= {key: made[0][key] for key in ("height", "width")}
+    expected = [stock(pipeline, dict(kwargs)) for kwargs in made]
+    assert counts["made"] == 2 * 3 * 3  # requests, steps, axes
+    counts.clear()
+    with Engine(pipeline) as engine:
+        results = engine.map(made)
+    assert counts["made"] == 3
+    for result, own in zip(results, expected, strict=True):
+        assert float(np.abs(arrays(result)[0] - arrays(own)[0]).max()) < 1e-5
 
 
 def test_sizes_too_far_apart_do_not_share() -> None:

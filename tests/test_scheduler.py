@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 
 from interlace.config import EngineConfig
-from interlace.engine.cost import CostModel
+from interlace.engine.cost import CostModel, packed_shape
 from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler, Waiting
 
 
@@ -143,6 +143,21 @@ def test_auto_leaves_rows_out_that_do_not_pay() -> None:
     assert len(Scheduler(EngineConfig(), cost).next_forward(calls, {})) == 2
     assert len(Scheduler(EngineConfig(max_batch_rows=None), cost).next_forward(calls, {})) == 8
     assert len(Scheduler(EngineConfig(max_batch_rows=5), cost).next_forward(calls, {})) == 5
+
+
+def test_sizes_share_where_that_was_measured_to_pay_and_now_and_then_where_not() -> None:
+    calls = [replace(call(str(i)), shape=shape, places=shape) for i, shape in enumerate(("big", "big", "turned"))]
+    cost = CostModel()
+    scheduler = Scheduler(EngineConfig(), cost)
+    assert len(scheduler.next_forward(calls, {})) == 3  # nothing known yet: tried
+    for shape, rows, seconds in (("big", 2, 1.0), ("turned", 1, 0.6), (packed_shape("big"), 3, 1.5)):
+        cost.know(shape, rows, seconds)
+    assert len(scheduler.next_forward(calls, {})) == 3
+    for _ in range(20):
+        cost.observe(packed_shape("big"), 3, 1.7)
+    sizes = [len(scheduler.next_forward(calls, {})) for _ in range(32)]
+    assert sizes.count(3) == 2
+    assert sizes.count(2) == 30
 
 
 def test_the_queue_follows_the_policy() -> None:

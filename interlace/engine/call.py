@@ -117,8 +117,8 @@ class ModuleCall:
         self.kind: Hashable = None
         self.signature: Hashable = None
         self.texts: Texts | None = None
-        self.lengths: Hashable = None  # of the texts that may differ within a signature
-        self.places: Hashable = None  # where the image tokens are
+        self.lengths: Hashable = None  # of texts and pictures, which may differ within a signature
+        self.places: Hashable = None  # where the image tokens are, and how many
         self.memory: BlockMemory | None = None  # of a first block cache
         self.unfusable = ""
         try:
@@ -219,8 +219,8 @@ class ModuleCall:
             _intern((class_name, self.target.method, self.skeleton, self.ambient, tuple(layout))),
             _Hashed((id(self.target.module), self.target.method, self.skeleton, self.ambient, tuple(keys))),
             self.texts,
-            (self.texts and self.texts.length, *lengths),
-            tuple(places),
+            self.texts and self.texts.length,
+            (*places, *lengths),
             _tensors_of(Role.SHARED, layout, self.leaves),
             _tensors_of(Role.POSITIONS, layout, self.leaves),
         )

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -137,6 +137,21 @@ class CostModel:
             curve.plans[available] = _trusted_plan(curve, available)
         return curve.plans[available]
 
+    def packing_pays(self, shape: str, parts: Sequence[tuple[str, int]]) -> bool:
+        """Whether one forward of rows of several sizes, padded to `shape`, beats one for each of its (shape, rows).
+
+        True until both are known, and for one in sixteen of those that were found not to pay.
+        """
+        rows = sum(count for _, count in parts)
+        packed = self._curves.get(packed_shape(shape))
+        apart = [self.seconds(part, count) for part, count in parts]
+        if packed is None or not packed.known(rows) or None in apart:
+            return True
+        if packed.seconds(rows) <= sum(seconds or 0.0 for seconds in apart):
+            return True
+        packed.asked += 1
+        return not self._settled and packed.asked % _TRY_EVERY == 0
+
     def describe(self) -> dict[str, dict[str, Any]]:
         """By shape: measured milliseconds by rows, and the rows that a forward takes when many wait."""
         return {
@@ -207,6 +222,11 @@ def _planned(curve: _Curve, available: int) -> int:
         if available // taken * costs[taken] + costs[available % taken] <= total[available] * (1 + _WORTH):
             return taken
     return first[available]
+
+
+def packed_shape(shape: str) -> str:
+    """By what the cost of forwards with rows of several sizes is known, the largest of which is `shape`."""
+    return f"{shape}, packed" if shape else ""
 
 
 def cost_file(device: str, model: str, dtype: str, version: str, environ: Mapping[str, str] = os.environ) -> Path:

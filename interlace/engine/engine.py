@@ -229,6 +229,7 @@ class EngineCore:
             self.executor.shape(call),
             since=ticket.submitted,
             deadline=ticket.deadline,
+            places=call.places,
         )
         return pending if self._config.policy == "fifo" else replace(pending, remaining=self._left(ticket, pending))
 

@@ -17,11 +17,12 @@ import torch
 from interlace.config import EngineConfig
 from interlace.engine.ambient import Ambient
 from interlace.engine.call import ModuleCall
-from interlace.engine.cost import CostModel
+from interlace.engine.cost import CostModel, packed_shape
 from interlace.engine.first_block import FirstBlockCache
 from interlace.engine.fitting import Fitting
 from interlace.engine.fuse import close, differing, fuse, packed, split
 from interlace.engine.memory import MemoryModel
+from interlace.engine.positions import KnownTables
 from interlace.engine.ragged import rows_of
 from interlace.errors import TooLargeError
 
@@ -70,6 +71,7 @@ class Executor:
         self._verify = config.verify_fusion
         self._cost = cost or CostModel()
         self._fitting = fitting or Fitting(MemoryModel())
+        self._tables = KnownTables()
         self._warm: set[tuple[str, int]] = set()  # what ran before: the first time takes longer
         self._shapes: dict[Hashable, str] = {}
         self._proven: dict[Hashable, set[int]] = {}  # kind -> leaves seen to differ in a fusion that was right
@@ -86,9 +88,9 @@ class Executor:
             return None
         if self._config.batch_invariant:
             return call.signature, call.lengths, call.rows
-        if self._blocks is not None:  # a text's states are remembered at its own length
+        if self._blocks is not None or (call.kind, True) in self._refused:  # blocks are remembered at their own length
             return call.signature, call.lengths
-        return (call.signature, call.lengths) if (call.kind, True) in self._refused else call.signature
+        return call.signature if self._config.resolution_tolerance else (call.signature, call.places)
 
     def shape(self, call: ModuleCall) -> str:
         """By what the cost of a call is known."""
@@ -136,6 +138,7 @@ class Executor:
                 ambient.installed(),
                 self._remembering([call]),
                 self._fitting.within(call, self.shape(call), call.rows),
+                self._tables.within(call),
             ):
                 value = call.target.run(*call.args, **call.kwargs)
         except Exception as error:
@@ -147,13 +150,14 @@ class Executor:
         filled = [*calls, *self._filled(calls)]
         rows = sum(call.rows for call in filled)
         largest = max(calls, key=lambda call: call.tokens / call.rows)
-        shapes = rows_of(filled) if packed(filled) else contextlib.nullcontext()
-        with self._remembering(filled), shapes, self._fitting.within(largest, self.shape(largest), rows):
+        pack = packed(filled)
+        positions = rows_of(filled, self._tables) if pack else self._tables.within(calls[0])
+        with self._remembering(filled), positions, self._fitting.within(largest, self.shape(largest), rows):
             args, kwargs = fuse(filled)
             start = perf_counter()
             ambient.install()  # never captured: what a shared forward does to random numbers is no strand's business
             output = calls[0].target.run(*args, **kwargs)
-        seconds = self._count(largest, rows, start)
+        seconds = self._count(largest, rows, start, packed_shape(self.shape(largest)) if pack else None)
         return [Outcome(value, None, rows, seconds) for value in split(output, filled)[: len(calls)]]
 
     def _remembering(self, calls: Sequence[ModuleCall]) -> contextlib.AbstractContextManager[None]:
@@ -231,8 +235,10 @@ class Executor:
         self.stats.text_tokens += places
         self.stats.padded_tokens += places - sum(lengths)
 
-    def _count(self, call: ModuleCall, rows: int, start: float, *, learn: bool = True) -> float:
-        shape = self.shape(call)
+    def _count(
+        self, call: ModuleCall, rows: int, start: float, shape: str | None = None, *, learn: bool = True
+    ) -> float:
+        shape = self.shape(call) if shape is None else shape
         measured = learn and bool(shape) and self._cost.wanted(shape, rows)
         if measured and torch.cuda.is_available():
             torch.cuda.synchronize()

@@ -102,12 +102,7 @@ def split(output: Any, calls: Sequence[ModuleCall]) -> list[Any]:
 def packed(calls: Sequence[ModuleCall]) -> bool:
     """Whether the calls differ in where their image tokens are, so that each row has its own length and positions."""
     first = calls[0]
-    if type(first.target.module).__name__ not in PACKINGS:
-        return False
-    if any(call.places != first.places for call in calls[1:]):
-        return True
-    strips = any(leaf.patch for leaf in first.layout)
-    return strips and len({grid for call in calls for grid in _grids(call)}) > 1
+    return type(first.target.module).__name__ in PACKINGS and any(call.places != first.places for call in calls[1:])
 
 
 def _grids(call: ModuleCall) -> list[tuple[int, int, int]]:

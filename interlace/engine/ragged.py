@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from interlace.engine.call import ModuleCall
 from interlace.engine.fuse import pad
-from interlace.models.packers import PACKINGS, Packing
+from interlace.engine.positions import KnownTables, given
+from interlace.models.packers import PACKINGS
 
 _state = threading.local()  # .rows: of this thread's forward; None outside
 
@@ -59,7 +60,7 @@ class _RowTable:
 
 
 @contextlib.contextmanager
-def rows_of(calls: Sequence[ModuleCall]) -> Iterator[None]:
+def rows_of(calls: Sequence[ModuleCall], known: KnownTables) -> Iterator[None]:
     """A forward of `calls`, fused: each row has its call's length and positions."""
     module = calls[0].target.module
     packing = PACKINGS[type(module).__name__]
@@ -67,36 +68,27 @@ def rows_of(calls: Sequence[ModuleCall]) -> Iterator[None]:
     named = [call.named for call in calls]
     num_text = max(arguments[packing.text].shape[1] for arguments in named)
     if packing.tables is None:
-        tokens = [pos_embed.forward(arguments[packing.tokens]) for arguments in named]
+        tokens = [pos_embed(arguments[packing.tokens]) for arguments in named]
         positions: Any = torch.cat(pad(tokens))
     else:
         tokens = [arguments[packing.tokens] for arguments in named]
-        positions = _tables(calls, packing, pos_embed.forward, num_text)
+        own = [known.of(call, packing, num_text) for call in calls]
+        positions = tuple(_RowTable(_stacked(column, calls)) for column in zip(*own, strict=True))
     lengths = [value.shape[1] for value, call in zip(tokens, calls, strict=True) for _ in range(call.rows)]
     _state.rows = _Rows(lengths, num_text, packing.text_first)
-    pos_embed.__dict__["forward"] = lambda *args, **kwargs: positions
     _wrap_backends()
+    attention = contextlib.nullcontext() if packing.dispatched else _TorchAttention()
     try:
-        with _eager(module), contextlib.nullcontext() if packing.dispatched else _TorchAttention():
+        with given(pos_embed, positions), _eager(module), attention:
             yield
     finally:
         _state.rows = None
-        pos_embed.__dict__.pop("forward", None)
 
 
 def _eager(module: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Compiled blocks run uncompiled: rows' lengths are nothing that a compiled block would be guarded by."""
     compiled = any(part._compiled_call_impl is not None for part in module.modules())
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
-
-
-def _tables(
-    calls: Sequence[ModuleCall], packing: Packing, pos_embed: Callable[..., Any], num_text: int
-) -> tuple[_RowTable, ...]:
-    """The calls' rotary tables, by the row."""
-    assert packing.tables is not None
-    own = [packing.tables(pos_embed, call.named, num_text) for call in calls]
-    return tuple(_RowTable(_stacked(column, calls)) for column in zip(*own, strict=True))
 
 
 def _stacked(tables: Sequence[torch.Tensor], calls: Sequence[ModuleCall]) -> torch.Tensor:

@@ -30,6 +30,7 @@ class Pending:
     remaining: float = 0.0  # predicted seconds until its request is done, alone
     since: float = 0.0  # when its request was submitted, seconds
     deadline: float | None = None  # on the clock of `since`
+    places: Hashable = None  # where its tokens are: calls with others share only packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Scheduler:
         if head.signature is None:
             return [head]
         others = [call for call in calls if call is not head and call.signature == head.signature]
-        others.sort(key=lambda call: _length(call) != _length(head))  # equal ones first; else the order stays
+        others.sort(key=lambda call: (_length(call) != _length(head), call.places != head.places))  # equal ones first
         max_rows = min(row_limits.get(head.signature, _NO_LIMIT), self._max_rows(head, others))
         max_tokens = self._config.max_batch_tokens or _NO_LIMIT
         group, rows, tokens, longest, shape = [head], head.rows, head.tokens, _length(head), head.shape
@@ -141,7 +142,18 @@ class Scheduler:
             ):
                 group.append(call)
                 rows, tokens, longest, shape = rows + call.rows, tokens + call.tokens, wider, larger
-        return group
+        return group if self._packing_pays(group, shape) else [call for call in group if call.places == head.places]
+
+    def _packing_pays(self, group: Sequence[Pending], shape: str) -> bool:
+        """Whether calls of several sizes, the largest of `shape`, are sooner done in one forward than in several."""
+        parts: dict[Hashable, list[Pending]] = {}
+        for call in group:
+            parts.setdefault(call.places, []).append(call)
+        if self._cost is None or len(parts) < 2:
+            return True
+        return self._cost.packing_pays(
+            shape, [(calls[0].shape, sum(c.rows for c in calls)) for calls in parts.values()]
+        )
 
     def _max_rows(self, head: Pending, others: Sequence[Pending]) -> int:
         """The configured limit; with `auto`, the rows at which one more stops paying."""

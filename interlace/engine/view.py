@@ -12,7 +12,7 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
-# Stateless in use, costly to copy.
+# Stateless in use (tokenizers: within one thread), costly to copy.
 _SHARED_TYPES = (PreTrainedTokenizerBase, ProcessorMixin, BaseImageProcessor, FeatureExtractionMixin, torch.Tensor)
 # accelerate's offload bookkeeping: one for all views.
 _SHARED_NAMES = frozenset({"_all_hooks", "_internal_dict", "hf_device_map"})
@@ -24,6 +24,7 @@ class ViewFactory:
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self._pipeline = pipeline
         self._keep = {id(part): part for module in modules_of(pipeline).values() for part in module.modules()}
+        self._own = {id(part): copy.deepcopy(part) for part in _tokenizers_of(pipeline)}
         self._classes: dict[int, type[DiffusionPipeline]] = {}  # by the pipeline's id
 
     def make(self, on_step: Callable[[int, int], None]) -> DiffusionPipeline:
@@ -38,6 +39,8 @@ class ViewFactory:
         for name, value in vars(pipeline).items():
             if isinstance(value, DiffusionPipeline):
                 view.__dict__[name] = memo[id(value)] if id(value) in memo else self._view(value, memo, on_step)
+            elif id(value) in self._own:
+                view.__dict__[name] = self._own[id(value)]
             elif name not in _SHARED_NAMES and not isinstance(value, (torch.nn.Module, *_SHARED_TYPES)):
                 view.__dict__[name] = copy.deepcopy(value, memo)
         view.__dict__["progress_bar"] = lambda iterable=None, total=None: StepBar(iterable, total, on_step)
@@ -82,17 +85,23 @@ class StepBar(tqdm):
 def modules_of(pipeline: DiffusionPipeline) -> dict[str, torch.nn.Module]:
     """The modules that a pipeline holds, its inner pipelines' (Kandinsky) included, each once, by component name."""
     found: dict[str, torch.nn.Module] = {}
-    seen: set[int] = set()
-    _collect(pipeline, found, seen)
+    for part in _pipelines_of(pipeline):
+        for name, value in vars(part).items():
+            if isinstance(value, torch.nn.Module) and all(value is not known for known in found.values()):
+                found[name if name not in found else f"{name}_{len(found)}"] = value
     return found
 
 
-def _collect(pipeline: DiffusionPipeline, found: dict[str, torch.nn.Module], seen: set[int]) -> None:
-    seen.add(id(pipeline))
-    for name, value in vars(pipeline).items():
-        if isinstance(value, torch.nn.Module) and id(value) not in seen:
-            seen.add(id(value))
-            found[name if name not in found else f"{name}_{len(found)}"] = value
-    for value in vars(pipeline).values():
-        if isinstance(value, DiffusionPipeline) and id(value) not in seen:
-            _collect(value, found, seen)
+def _tokenizers_of(pipeline: DiffusionPipeline) -> list[Any]:
+    """Tokenizers pad and cut as their last call wanted, while they run: whoever uses the pipeline has its own."""
+    values = [value for part in _pipelines_of(pipeline) for value in vars(part).values()]
+    return [value for value in values if isinstance(value, (PreTrainedTokenizerBase, ProcessorMixin))]
+
+
+def _pipelines_of(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
+    """The pipeline, then those that it holds, each once."""
+    found = [pipeline]
+    for part in found:  # grows on the way
+        inner = (value for value in vars(part).values() if isinstance(value, DiffusionPipeline))
+        found += [value for value in inner if all(value is not known for known in found)]
+    return found

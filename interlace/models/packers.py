@@ -30,8 +30,8 @@ class Packing:
     dispatched: bool = True  # attention goes through diffusers' dispatcher; if not, straight to torch's
 
 
-def _by_ids(pos_embed: Callable[..., Tables], arguments: Mapping[str, Any], num_text: int) -> Tables:
-    """One table of text and image positions."""
+def by_ids(pos_embed: Callable[..., Tables], arguments: Mapping[str, Any], num_text: int) -> Tables:
+    """One table of text and image positions, of nothing but `txt_ids` and `img_ids`."""
     return pos_embed(torch.cat([arguments["txt_ids"], arguments["img_ids"]]))
 
 
@@ -42,9 +42,9 @@ def _by_shapes(pos_embed: Callable[..., Tables], arguments: Mapping[str, Any], n
 
 
 PACKINGS: dict[str, Packing] = {
-    "FluxTransformer2DModel": Packing("img_ids", _by_ids),  # FLUX.1, Kontext, Fill
-    "LongCatImageTransformer2DModel": Packing("img_ids", _by_ids),
-    "OvisImageTransformer2DModel": Packing("img_ids", _by_ids),
+    "FluxTransformer2DModel": Packing("img_ids", by_ids),  # FLUX.1, Kontext, Fill
+    "LongCatImageTransformer2DModel": Packing("img_ids", by_ids),
+    "OvisImageTransformer2DModel": Packing("img_ids", by_ids),
     "QwenImageTransformer2DModel": Packing("img_shapes", _by_shapes),  # Qwen-Image, Edit, Edit-Plus
     "SD3Transformer2DModel": Packing("hidden_states", None, text_first=False, dispatched=False),  # SD3, SD3.5
 }
