@@ -78,13 +78,12 @@ def test_rotary_tables_are_made_once_for_all_steps_of_requests_of_one_size(monke
         return make(*args, **kwargs)
 
     monkeypatch.setattr(transformer_flux, "get_1d_rotary_pos_embed", counted)
-    made = requests("flux")[:2]
-    made[1] |= {key: made[0][key] for key in ("height", "width")}
-    expected = [stock(pipeline, dict(kwargs)) for kwargs in made]
+    equal = {"height": 128, "width": 128}
+    expected = [stock(pipeline, kwargs | equal) for kwargs in requests("flux")[:2]]
     assert counts["made"] == 2 * 3 * 3  # requests, steps, axes
     counts.clear()
     with Engine(pipeline) as engine:
-        results = engine.map(made)
+        results = engine.map([kwargs | equal for kwargs in requests("flux")[:2]])
     assert counts["made"] == 3
     for result, own in zip(results, expected, strict=True):
         assert float(np.abs(arrays(result)[0] - arrays(own)[0]).max()) < 1e-5
