@@ -120,6 +120,24 @@ def test_equal_prompts_are_encoded_once_and_pictures_stay_the_same_bits() -> Non
     assert all(np.array_equal(plain[i].images, first[i].images) for i in range(2))
 
 
+def test_equal_prompts_that_come_at_once_are_encoded_once_too() -> None:
+    pipeline = tiny_flux()
+    made: list[dict[str, Any]] = [
+        {"prompt": f"number {i % 4}", "height": 16, "width": 16, "num_inference_steps": 2, "max_sequence_length": 16,
+         "output_type": "np", "generator": torch.Generator().manual_seed(i)}
+        for i in range(24)
+    ]  # fmt: skip
+    with Engine(pipeline, prompt_cache_bytes=2**20, verify_fusion="off", max_batch_rows=None) as engine:
+        results = engine.map(made)
+        stats = engine.stats()
+    assert stats["rows"]["text_encoder"] == stats["rows"]["text_encoder_2"] == 4
+    assert (stats["prompt_cache"]["misses"], stats["prompt_cache"]["hits"]) == (8, 40)
+    pipeline.set_progress_bar_config(disable=True)
+    for i in (0, 5, 23):
+        expected = pipeline(**made[i] | {"generator": torch.Generator().manual_seed(i)}).images
+        assert float(np.abs(results[i].images - expected).max()) < 1e-5
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(InvalidRequestError, match="prompt_cache_policy is 'mru'; expected one of fifo, lru, lfu"):
         Engine(tiny_flux(), prompt_cache_policy="mru")

@@ -148,7 +148,7 @@ class EngineCore:
         running = [ticket for ticket in self._running.values() if ticket.aborted is None]
         pending = [ticket.pending for ticket in running if ticket.pending is not None]
         group = self._scheduler.next_forward(pending, self.executor.row_limits, monotonic())
-        return [self._running[call.request_id] for call in group]
+        return self.shortcuts.distinct([self._running[call.request_id] for call in group]) if group else []
 
     def _execute(self, group: list[Ticket]) -> list[Outcome]:
         calls = [ticket.call for ticket in group if ticket.call is not None]
@@ -158,8 +158,13 @@ class EngineCore:
 
     def _resume(self, group: list[Ticket], outcomes: list[Outcome]) -> None:
         for ticket, outcome in zip(group, outcomes, strict=True):
+            encoded = ticket.pending is not None and ticket.pending.stage == ENCODE
             self._account(ticket, outcome)
             self._advance(ticket, outcome)
+        if encoded:
+            for ticket in list(self._running.values()):
+                if ticket.aborted is None and (known := self.shortcuts.late(ticket)) is not None:
+                    self._advance(ticket, Outcome(known))
 
     def _account(self, ticket: Ticket, outcome: Outcome) -> None:
         assert ticket.pending is not None

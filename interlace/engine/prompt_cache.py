@@ -37,16 +37,26 @@ class PromptCache:
         self._num_bytes = 0
         self._lock = threading.Lock()
 
-    def lookup(self, call: ModuleCall) -> Any | None:
-        """The output of an equal call; None where there was none, or where it is no text encoder's call."""
-        key = content_key(call, self.by_content)
+    def key(self, call: ModuleCall) -> Hashable | None:
+        """Equal for calls with one output; None where it is no text encoder's call."""
+        return content_key(call, self.by_content)
+
+    def lookup(self, call: ModuleCall, *, again: bool = False) -> Any | None:
+        """The output of an equal call; None where there was none, or where it is no text encoder's call.
+
+        `again`: it was asked for before, and counted as a miss; now it is a hit, or still that miss.
+        """
+        key = self.key(call)
         if key is None:
             return None
         with self._lock:
             entry = self._entries.get(key)
-            self._counts["misses" if entry is None else "hits"] += 1
+            if not again:
+                self._counts["misses" if entry is None else "hits"] += 1
             if entry is None:
                 return None
+            if again:
+                self._counts.update(hits=1, misses=-1)
             entry.uses += 1
             if self.policy == "lru":
                 self._entries.move_to_end(key)
@@ -54,7 +64,7 @@ class PromptCache:
 
     def store(self, call: ModuleCall, value: Any) -> None:
         """Keep what a call gave, if it fits."""
-        key = content_key(call, self.by_content)
+        key = self.key(call)
         if key is None or key in self._entries:
             return
         kept, num_bytes = _copied(value)

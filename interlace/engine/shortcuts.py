@@ -81,6 +81,19 @@ class Shortcuts:
             call.memory = ticket.block_memories.pop(key, BlockMemory())
             ticket.block_memories[key] = call.memory
 
+    def distinct(self, group: list[Ticket]) -> list[Ticket]:
+        """A group that is about to run, each text once: `late` answers the others afterwards."""
+        if self.prompt_cache is None or group[0].call is None or _stage(group[0].call) != ENCODE:
+            return group
+        keys = [self.prompt_cache.key(ticket.call) for ticket in group if ticket.call is not None]
+        return [ticket for i, ticket in enumerate(group) if keys[i] is None or keys[i] not in keys[:i]]
+
+    def late(self, ticket: Ticket) -> Any | None:
+        """The answer to a queued call that an equal one has brought in the meantime."""
+        if self.prompt_cache is None or ticket.call is None or _stage(ticket.call) != ENCODE:
+            return None
+        return self.prompt_cache.lookup(ticket.call, again=True)
+
     def learn(self, ticket: Ticket, call: ModuleCall, value: Any) -> Any:
         """What the pipeline gets for a call that ran and came to `value`."""
         stage = _stage(call)
