@@ -46,6 +46,23 @@ def test_a_new_shape_runs_as_wide_as_it_can_and_tries_other_row_counts_now_and_t
     assert sum(rows != 8 for rows in tried) <= 320 / 16
 
 
+def test_what_an_earlier_process_saw_to_be_far_from_paying_is_not_tried_again(tmp_path: Path) -> None:
+    def tried(seconds: Callable[[int], float]) -> set[int]:
+        path = tmp_path / "costs.json"
+        first = CostModel(path)
+        for rows in (1, 2, 4, 8):
+            first.know("s", rows, seconds(rows))
+        first.save()
+        cost, found = CostModel(path), list[int]()
+        for _ in range(320):
+            found.append(cost.best_rows("s", 8))
+            cost.observe("s", found[-1], seconds(found[-1]))
+        return set(found)
+
+    assert tried(lambda rows: 1.0) == {8}
+    assert tried(lambda rows: 0.2 + 0.2 * rows) == {4, 8}  # 0.25 and 0.225 a row: near enough for another look
+
+
 def test_noise_does_not_make_an_outlier_the_rule() -> None:
     cost = learned(lambda rows: 1.0)
     cost.observe("s", 16, 30.0)

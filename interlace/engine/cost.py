@@ -23,6 +23,7 @@ _LOOK_AGAIN_EVERY = 8  # forwards of a row count that is known: machines get bus
 _PLAN_AFTER = 32  # forwards of a shape in this process that are as wide as can be, before plans count
 _LOOK_FIRST = 4  # the same for a shape that an earlier process measured
 _TRY_EVERY = 16  # from then on one forward in so many tries a row count that isn't known yet
+_PROMISING = 1.15  # times the seconds a row of the widest forward: what is dearer need not be tried again
 _MAX_PLANNED = 128  # rows
 
 
@@ -125,7 +126,8 @@ class CostModel:
         """How many of `available` rows the next forward should take, so that all of them are done soonest.
 
         Among plans that are equal within the noise, the one with the smallest forwards: the oldest request ends first.
-        One forward in sixteen tries a row count that this process has not measured; a new shape runs as wide as it can.
+        A new shape runs as wide as it can. One forward in sixteen tries a row count that this process has not measured
+        and that may pay.
         """
         curve = self._curves.get(shape)
         if curve is None or (curve.count < (_LOOK_FIRST if curve.earlier else _PLAN_AFTER) and not self._settled):
@@ -195,9 +197,18 @@ class CostModel:
 
 
 def _unmeasured(curve: _Curve, available: int) -> int | None:
-    """A row count to try: what is available, then the powers of two below it."""
+    """A row count to try: what is available, then the powers of two below it.
+
+    Not those that an earlier process saw to be far from paying: every try sets requests apart that ran together.
+    """
     powers = [2**i for i in range(available.bit_length()) if 2**i < available]
-    return next((rows for rows in (available, *reversed(powers)) if not curve.fresh(rows)), None)
+    return next((rows for rows in (available, *reversed(powers)) if _worth_trying(curve, rows, available)), None)
+
+
+def _worth_trying(curve: _Curve, rows: int, available: int) -> bool:
+    if curve.fresh(rows):
+        return False
+    return not curve.known(rows) or curve.seconds(rows) * available <= _PROMISING * curve.seconds(available) * rows
 
 
 def _trusted_plan(curve: _Curve, available: int) -> int:
