@@ -21,7 +21,7 @@ from tests.tiny import save_tiny_flux
 
 KEYS = {
     "workload", "device", "dtype", "model", "seconds", "ratio_vs_sequential", "ratio_vs_static", "ratio_vs_request",
-    "max_abs_diff", "forwards", "engine_overhead_fraction",
+    "max_abs_diff", "forwards", "forward_fraction", "engine_overhead_fraction",
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def test_last_line_is_one_json_object_and_outputs_are_equal(
     assert result.keys() >= KEYS
     assert set(result["seconds"]) == {"sequential", "static", "request", "interlace"}
     assert result["max_abs_diff"] < 1e-4
-    assert 0 <= result["engine_overhead_fraction"] < 1
+    assert 0 <= result["engine_overhead_fraction"] < result["forward_fraction"] < 1
 
 
 def test_an_unknown_workload_is_refused_with_the_known_ones(tmp_path: Path) -> None:
