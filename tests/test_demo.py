@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from interlace.demo import MODELS
-from interlace.demo.check import look, parse, score
+from interlace.demo.check import look, score
+from interlace.demo.prompts import parse
 from training.captions import caption, random_edit
 from training.scenes import Background, Scene, Thing, random_scene, render
 from training.words import MAX_TOKENS, tokenizer, vocabulary

@@ -13,9 +13,10 @@ from fake_generator import FakeGenerator
 
 import interlace
 from interlace.bulk import generator as generator_module
-from interlace.bulk.enhance import CACHE, EnhanceFlags, EnhancingGenerator, TextCache
+from interlace.bulk.enhance import CACHE, EnhanceFlags, EnhancingGenerator
 from interlace.bulk.manifest import read_manifest
 from interlace.bulk.rows import Job
+from interlace.bulk.text_cache import TextCache
 from interlace.cli import run
 from interlace.errors import AbortedError, InvalidRequestError
 from interlace.request import Output, SamplingParams

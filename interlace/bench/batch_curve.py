@@ -19,6 +19,7 @@ from interlace.bench.result import command_of, write_result
 from interlace.engine.call import ModuleCall
 from interlace.engine.cost import CostModel
 from interlace.engine.fuse import fuse
+from interlace.engine.positions import KnownTables
 from interlace.engine.thread import costs_of
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
@@ -96,12 +97,13 @@ def measured(
     seconds: dict[int, float] = {}
     device = next(leaf.device for leaf in call.leaves if isinstance(leaf, torch.Tensor))
     copies = 1
-    while copies * call.rows <= max(max_rows, call.rows):
-        args, kwargs = fuse([call] * copies)
-        run = lambda: call.target.run(*args, **kwargs)  # noqa: E731, B023
-        run()
-        seconds[copies * call.rows] = of([seconds_of(run, device, clock) for _ in range(repeats)])
-        copies *= 2
+    with KnownTables().within(call):  # as the engine runs them
+        while copies * call.rows <= max(max_rows, call.rows):
+            args, kwargs = fuse([call] * copies)
+            run = lambda: call.target.run(*args, **kwargs)  # noqa: E731, B023
+            run()
+            seconds[copies * call.rows] = of([seconds_of(run, device, clock) for _ in range(repeats)])
+            copies *= 2
     with FlopCounterMode(display=False) as counter:
         call.target.run(*call.args, **call.kwargs)
     return Curve(call.shape, seconds, counter.get_total_flops() / call.rows)
