@@ -48,8 +48,8 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Pictures from 64 to 192 pixels a side, in steps of 16.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
-Its training was short: plain backgrounds, colours, sizes and places come out; shapes are rough and right in some of the
-pictures, two or three things often fall apart, and edits are mostly not done.
+Its training was short: single things on plain backgrounds come out, with rough outlines and now and then the wrong
+shape; patterns behind them often fail, two or three things are mixed up, and edits are mostly not done.
 `training/README.md` has the measured figures and how to train it again.
 """
 
