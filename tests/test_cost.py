@@ -119,6 +119,17 @@ def test_what_is_well_known_is_looked_at_again_now_and_then() -> None:
     assert cost.seconds("s", 4) == 1.0
 
 
+def test_a_busy_moment_does_not_narrow_forwards_for_ever() -> None:
+    cost, planned = CostModel(), list[int]()
+    for rows in (1, 2, *[4] * 11):
+        cost.know("s", rows, 0.1 + 0.05 * rows if rows < 4 else 4.0)  # others had the machine whenever four ran
+    for _ in range(400):
+        planned.append(cost.best_rows("s", 4))
+        cost.observe("s", planned[-1], 0.1 + 0.05 * planned[-1])
+    assert planned[0] < 4
+    assert set(planned[-15:-1]) == {4}
+
+
 def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cost = CostModel(tmp_path / "file" / "costs.json")

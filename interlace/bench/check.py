@@ -144,7 +144,7 @@ def _forwards(calls: Sequence[ModuleCall], steps: int) -> list[Forwards]:
 class _Fixed(CostModel):
     """Learns nothing while it is used, so that the engine plans with what the simulator is told."""
 
-    def wanted(self, shape: str, rows: int) -> bool:
+    def wanted(self, shape: str, rows: int, *, free: bool = False) -> bool:
         return False
 
 

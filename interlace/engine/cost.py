@@ -109,10 +109,10 @@ class CostModel:
         for _ in range(_ENOUGH):
             self.observe(shape, rows, seconds)
 
-    def wanted(self, shape: str, rows: int) -> bool:
-        """Whether one more measurement of this would teach something: often at first, now and then for ever."""
+    def wanted(self, shape: str, rows: int, *, free: bool = False) -> bool:
+        """Whether to measure this once more: often at first, now and then for ever; always where that is `free`."""
         curve = self._curves.get(shape)
-        if curve is None or len(curve.samples.get(rows, ())) < _KEPT:
+        if free or curve is None or len(curve.samples.get(rows, ())) < _KEPT:
             return True
         curve.asked += 1
         return curve.asked % _LOOK_AGAIN_EVERY == 0
@@ -127,14 +127,14 @@ class CostModel:
 
         Among plans that are equal within the noise, the one with the smallest forwards: the oldest request ends first.
         A new shape runs as wide as it can. One forward in sixteen tries a row count that this process has not measured
-        and that may pay.
+        and that may pay, or all rows.
         """
         curve = self._curves.get(shape)
         if curve is None or (curve.count < (_LOOK_FIRST if curve.earlier else _PLAN_AFTER) and not self._settled):
             return available
         available = min(available, _MAX_PLANNED)
-        if not self._settled and curve.count % _TRY_EVERY == _TRY_EVERY - 1 and (rows := _unmeasured(curve, available)):
-            return rows
+        if not self._settled and curve.count % _TRY_EVERY == _TRY_EVERY - 1:
+            return _unmeasured(curve, available) or available  # a plan of narrow forwards must see wide ones again
         if available not in curve.plans:
             curve.plans[available] = _trusted_plan(curve, available)
         return curve.plans[available]

@@ -239,8 +239,9 @@ class Executor:
         self, call: ModuleCall, rows: int, start: float, shape: str | None = None, *, learn: bool = True
     ) -> float:
         shape = self.shape(call) if shape is None else shape
-        measured = learn and bool(shape) and self._cost.wanted(shape, rows)
-        if measured and torch.cuda.is_available():
+        waits = torch.cuda.is_available()  # for the device, to measure it
+        measured = learn and bool(shape) and self._cost.wanted(shape, rows, free=not waits)
+        if measured and waits:
             torch.cuda.synchronize()
         seconds = perf_counter() - start
         if measured and (shape, rows) in self._warm:
