@@ -147,7 +147,10 @@ def test_a_row_that_breaks_a_fused_forward_is_found_by_halving(
         assert difference(results[i], expected[i]) < 1e-5
 
 
-def test_out_of_memory_halves_and_remembers_the_limit(pipeline: FluxPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{}, {"resolution_tolerance": 0.0}])
+def test_out_of_memory_halves_and_remembers_the_limit(
+    pipeline: FluxPipeline, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
+) -> None:
     sizes: list[int] = []
 
     def small_device(original: Any, **kwargs: Any) -> Any:
@@ -159,7 +162,7 @@ def test_out_of_memory_halves_and_remembers_the_limit(pipeline: FluxPipeline, mo
 
     expected = [alone(pipeline, seed=i, steps=6) for i in range(6)]
     patched(pipeline, monkeypatch, small_device)
-    with Engine(pipeline) as engine:
+    with Engine(pipeline, **options) as engine:
         results = engine.map([request(i, steps=6) for i in range(6)])
         assert engine.stats()["out_of_memory"] >= 1
     for i, result in enumerate(results):

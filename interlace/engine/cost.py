@@ -22,7 +22,7 @@ _STALE_AFTER = 8  # observations of a shape after which its plans are made anew
 _LOOK_AGAIN_EVERY = 8  # forwards of a row count that is known: machines get busy, and idle again
 _PLAN_AFTER = 32  # forwards of a shape in this process that are as wide as can be, before plans count
 _LOOK_FIRST = 4  # the same for a shape that an earlier process measured
-_TRY_EVERY = 16  # from then on one forward in so many tries a row count that isn't known yet
+_TRY_EVERY = 16  # from then on one forward in so many tries another row count, or what was seen not to pay
 _PROMISING = 1.15  # times the seconds a row of the widest forward: what is dearer need not be tried again
 _MAX_PLANNED = 128  # rows
 
@@ -37,7 +37,8 @@ class _Curve:
     plans: dict[int, int] = field(default_factory=dict)
     news: int = 0
     count: int = 0
-    asked: int = 0
+    asked: int = 0  # for one more sample of a row count that is known
+    kept_apart: int = 0  # forwards that packing was not worth
 
     def observe(self, rows: int, seconds: float) -> None:
         kept = self.samples.setdefault(rows, deque(maxlen=_KEPT))
@@ -151,8 +152,8 @@ class CostModel:
             return True
         if packed.seconds(rows) <= sum(seconds or 0.0 for seconds in apart):
             return True
-        packed.asked += 1
-        return not self._settled and packed.asked % _TRY_EVERY == 0
+        packed.kept_apart += 1
+        return not self._settled and packed.kept_apart % _TRY_EVERY == 0
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """By shape: measured milliseconds by rows, and the rows that a forward takes when many wait."""

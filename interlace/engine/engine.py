@@ -157,8 +157,8 @@ class EngineCore:
         return self.executor.run(calls, ambients)
 
     def _resume(self, group: list[Ticket], outcomes: list[Outcome]) -> None:
+        encoded = any(ticket.pending is not None and ticket.pending.stage == ENCODE for ticket in group)
         for ticket, outcome in zip(group, outcomes, strict=True):
-            encoded = ticket.pending is not None and ticket.pending.stage == ENCODE
             self._account(ticket, outcome)
             self._advance(ticket, outcome)
         if encoded:

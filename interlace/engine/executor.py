@@ -76,7 +76,7 @@ class Executor:
         self._shapes: dict[Hashable, str] = {}
         self._proven: dict[Hashable, set[int]] = {}  # kind -> leaves seen to differ in a fusion that was right
         self._refused: set[Hashable] = set()
-        self.row_limits: dict[Hashable, int] = {}  # signature -> most rows that a forward could hold
+        self.row_limits: dict[Hashable, int] = {}  # what `signature` gives -> most rows that a forward could hold
         self.stats = ExecutorStats()
 
     def signature(self, call: ModuleCall) -> Hashable:
@@ -187,7 +187,7 @@ class Executor:
         outcomes = self.run(calls[:middle], ambients[:middle]) + self.run(calls[middle:], ambients[middle:])
         if not any(outcome.error for outcome in outcomes):  # no one's fault: too many rows
             held = max(outcome.rows for outcome in outcomes)
-            signature = calls[0].signature
+            signature = self.signature(calls[0])
             self.row_limits[signature] = min(held, self.row_limits.get(signature, held))
         return outcomes
 

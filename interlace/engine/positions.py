@@ -29,7 +29,8 @@ class KnownTables:
         pos_embed, named = call.target.module.pos_embed, call.named
         if packing.tables is not by_ids:
             return packing.tables(pos_embed, named, num_text)
-        key = (id(pos_embed), call.ambient, digest(named["txt_ids"]), digest(named["img_ids"]))
+        ids = (named["txt_ids"], named["img_ids"])
+        key = (id(pos_embed), call.ambient, *((one.dtype, one.device, one.shape, digest(one)) for one in ids))
         if key not in self._known:
             self._known[key] = packing.tables(pos_embed, named, num_text)
             if len(self._known) > _MAX_KNOWN:
