@@ -45,6 +45,11 @@ def place_words(place: str) -> str:
     return _PLACE_WORDS.get(place, f"in the {place} corner")
 
 
+def in_order(scene: Scene) -> tuple[Thing, ...]:
+    """The things as captions name them."""
+    return subject_and_other(scene) if len(scene.things) == 2 else scene.things
+
+
 def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
     """One of many ways to say what is there. With `complete`, size, place and background are always named."""
     behind = background_words(scene.background)
@@ -61,10 +66,10 @@ def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
             )
         )
     if len(scene.things) == 3:
-        first, second, third = (thing_words(t, rng, sized=False) for t in scene.things)
+        first, second, third = (thing_words(t, rng, sized=False) for t in in_order(scene))
         order = "from left to right" if scene.relation == "left of" else "from top to bottom"
         return f"a {first}, a {second} and a {third} {order} on {behind}"
-    subject, other = subject_and_other(scene)
+    subject, other = in_order(scene)
     a, b = thing_words(subject, rng, sized=complete or None), thing_words(other, rng, sized=complete or None)
     relation = rng.choice(_RELATION_WORDS[scene.relation or "left of"])
     return rng.choice(

@@ -31,6 +31,11 @@ def learning_rate(progress: float, peak: float, *, warmup: float = 0.02, floor: 
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0))))
 
 
+def falling(progress: float, first: float, last: float) -> float:
+    """1 until `first`, then linearly down to 0 at `last`."""
+    return min(max((last - progress) / (last - first), 0.0), 1.0)
+
+
 class Average:
     """Exponential moving average of a module's parameters; the horizon grows with the number of steps."""
 

@@ -1,30 +1,26 @@
 """Trains the demo model's transformer and its text encoders together: flow matching on latents of scenes and edits."""
 
 import argparse
-import pickle
 import random
 import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from training.captions import caption
-from training.common import Average, Bar, Budget, learning_rate, load_checkpoint, save_checkpoint
-from training.probes import Probes, cells_of
-from training.scenes import Scene
+from training.batches import Batch, Shards
+from training.common import Average, Bar, Budget, falling, learning_rate, load_checkpoint, save_checkpoint
+from training.probes import Known, Probes, cells_of, facts_of
 from training.vae import LATENT_CHANNELS
 from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
 WIDTH = 192
 CAPTION_DROPOUT = 0.1
-EDITS_FROM = 0.45  # of the training
-SIZE_SHARES = {"base": 0.84, "small": 0.08, "other": 0.08}
 NOISE_BIAS = 0.7  # flat pictures show through much noise: what goes where is decided early
 THINGS_COUNT = 2.0  # times as much as the background, in the error of the latents
 NEARLY_NOISE = 0.06  # noise levels from 1 minus this on are "high"
@@ -42,7 +38,7 @@ class Model(nn.Module):
             num_attention_heads=WIDTH // 64, joint_attention_dim=128, pooled_projection_dim=64, guidance_embeds=False,
             axes_dims_rope=(8, 28, 28),
         )  # fmt: skip
-        self.probes = Probes(vocab_size, WIDTH)
+        self.probes = Probes(vocab_size, WIDTH, 4 * LATENT_CHANNELS)
         self.transformer.transformer_blocks[-1].register_forward_hook(self.probes.see_early)
         self.transformer.single_transformer_blocks[1].register_forward_hook(self.probes.see_late)
         self._start_as_identity()
@@ -56,17 +52,18 @@ class Model(nn.Module):
 
     def forward(
         self, tokens: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, condition: torch.Tensor | None,
-        cells: torch.Tensor,
+        known: Known,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """Velocity for `noisy` latents as [rows, tokens, channels], and the loss of the probes.
 
-        `condition` are the clean latents of an edit; `cells` say what is to be where (`cells_of`).
+        `condition` are the clean latents of an edit; `known` says what the probes must find.
         """
         height, width, packed = _pack(noisy)
         image_ids = FluxPipeline._prepare_latent_image_ids(1, height, width, noisy.device, noisy.dtype)
-        hidden = packed
+        hidden, before = packed, None
         if condition is not None:
-            hidden = torch.cat([packed, _pack(condition)[2]], dim=1)
+            before = _pack(condition)[2]
+            hidden = torch.cat([packed, before], dim=1)
             marked = image_ids.clone()
             marked[:, 0] = 1
             image_ids = torch.cat([image_ids, marked])
@@ -80,77 +77,12 @@ class Model(nn.Module):
             img_ids=image_ids,
             return_dict=False,
         )[0]
-        return output[:, : packed.shape[1]], self.probes(tokens, words, pooled, cells, height, width)
-
-
-class Batch(NamedTuple):
-    """Texts with the latents [rows, channels, height, width] and the scenes that they ask for; edits have `before`."""
-
-    texts: list[str]
-    latents: torch.Tensor
-    scenes: list[Scene]
-    before: torch.Tensor | None = None
+        return output[:, : packed.shape[1]], self.probes(tokens, words, pooled, known, height, width, before)
 
 
 def _pack(latents: torch.Tensor) -> tuple[int, int, torch.Tensor]:
     rows, channels, height, width = latents.shape
     return height // 2, width // 2, FluxPipeline._pack_latents(latents, rows, channels, height, width)
-
-
-class Shards:
-    """The latents on disk. New shards are noticed while the training runs."""
-
-    def __init__(self, folder: Path, *, easy_share: float, edit_share: float) -> None:
-        self._easy_share, self._edit_share = easy_share, edit_share
-        self._folder, self._shards = folder, dict[str, dict[str, Any]]()
-        self.mean, self.std = 0.0, 1.0
-
-    def refresh(self) -> None:
-        """Read what is new; the first shard fixes the latents' mean and standard deviation."""
-        for path in sorted(self._folder.glob("*.pt")):
-            if path.name not in self._shards:
-                shard = torch.load(path, weights_only=False)
-                shard["scenes"], shard["scenes_after"] = pickle.loads(shard["scenes"])
-                shard["single"] = [i for i, scene in enumerate(shard["scenes"]) if len(scene.things) == 1]
-                shard["easy"] = [i for i in shard["single"] if shard["scenes"][i].background.pattern == "plain"]
-                if not self._shards:
-                    self.mean, self.std = float(shard["latents"].float().mean()), float(shard["latents"].float().std())
-                self._shards[path.name] = shard
-
-    def batch(self, rng: random.Random, count: int, progress: float) -> Batch:
-        """Texts with what they ask for. At first single things on plain backgrounds, no edits."""
-        wanted = rng.choices(list(SIZE_SHARES), list(SIZE_SHARES.values()))[0]
-        names = [name for name, shard in sorted(self._shards.items()) if self._kind(shard) == wanted]
-        shard = self._shards[rng.choice(names or sorted(self._shards))]
-        tokens = self._tokens(shard)
-        edit = progress > EDITS_FROM and rng.random() < self._edit_share
-        rows = max(round(count * (64 + MAX_TOKENS) / (tokens * (1 + edit) + MAX_TOKENS)), 4)
-        if edit:
-            picks = [rng.randrange(len(shard["instructions"])) for _ in range(rows)]
-            texts, scenes = [shard["instructions"][i] for i in picks], [shard["scenes_after"][i] for i in picks]
-            return Batch(texts, self._scale(shard["after"][picks]), scenes, self._scale(shard["before"][picks]))
-        easy = rng.random() < max(_falling(progress, 0.25, 0.65), self._easy_share)
-        among = shard["easy"] if easy else range(len(shard["scenes"]))
-        picks = [rng.choice(among) for _ in range(rows)]
-        scenes = [shard["scenes"][i] for i in picks]
-        return Batch([caption(scene, rng) for scene in scenes], self._scale(shard["latents"][picks]), scenes)
-
-    @staticmethod
-    def _kind(shard: dict[str, Any]) -> str:
-        height, width = shard["latents"].shape[-2:]
-        return {(16, 16): "base", (8, 8): "small"}.get((height, width), "other")
-
-    @staticmethod
-    def _tokens(shard: dict[str, Any]) -> int:
-        return shard["latents"][0, 0].numel() // 4
-
-    def _scale(self, latents: torch.Tensor) -> torch.Tensor:
-        return (latents.float() - self.mean) / self.std
-
-
-def _falling(progress: float, first: float, last: float) -> float:
-    """1 until `first`, then linearly down to 0 at `last`."""
-    return min(max((last - progress) / (last - first), 0.0), 1.0)
 
 
 def loss_of(
@@ -172,14 +104,24 @@ def loss_of(
     tokens = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
     noise = torch.randn_like(latents)
     sigmas = torch.sigmoid(NOISE_BIAS + torch.randn(len(latents), device=device))
-    high = torch.rand_like(sigmas) < 0.4 + 0.6 * _falling(progress, 0.25, 0.8)
+    high = torch.rand_like(sigmas) < 0.3 + 0.7 * falling(progress, 0.25, 0.6)
     sigmas = torch.where(high, 1 - NEARLY_NOISE * torch.rand_like(sigmas), sigmas)
     noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
-    cells = cells_of(batch.scenes, latents.shape[2] // 2, latents.shape[3] // 2).to(device)
-    velocity, probed = model(tokens.to(device), noisy, sigmas, before, cells)
+    known = _known(batch, tokens, words, latents.shape[2] // 2, latents.shape[3] // 2)
+    known = Known(*(labels.to(device) for labels in known))
+    velocity, probed = model(tokens.to(device), noisy, sigmas, before, known)
     errors = (velocity - _pack(noise - latents)[2]).square().mean(2)
-    counts = torch.where((cells > 0).any(2), THINGS_COUNT, 1.0)
+    counts = torch.where((known.shapes[:, : errors.shape[1]] > 0).any(2), THINGS_COUNT, 1.0)
     return (errors * counts).sum() / counts.sum() + probed
+
+
+def _known(batch: Batch, tokens: torch.Tensor, words: PreTrainedTokenizerFast, height: int, width: int) -> Known:
+    shapes, colours = cells_of(batch.scenes, height, width)
+    if batch.scenes_before is None:
+        return Known(shapes, colours, facts_of(tokens, batch.scenes, words))
+    before = cells_of(batch.scenes_before, height, width)
+    nothing = facts_of(tokens[:0], [], words)
+    return Known(torch.cat([shapes, before[0]], 1), torch.cat([colours, before[1]], 1), nothing)
 
 
 def train(
@@ -259,8 +201,8 @@ def main() -> None:
         "--resume-at", type=float, help="take a checkpoint's schedule to be so far (0 to 1), to train on"
     )
     parser.add_argument("--num-steps", type=int, default=6000)
-    parser.add_argument("--easy-share", type=float, default=0.15, help="of one thing on a plain background, at the end")
-    parser.add_argument("--edit-share", type=float, default=0.2, help="of batches with edits, after the first quarter")
+    parser.add_argument("--easy-share", type=float, default=0.1, help="of one thing on a plain background, at the end")
+    parser.add_argument("--edit-share", type=float, default=0.3, help="of batches with edits, after the first quarter")
     parser.add_argument("--batch", type=int, default=32, help="pictures of 128x128 in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)

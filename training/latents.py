@@ -42,7 +42,7 @@ def make_shard(vae: AutoencoderKL, index: int, seed: int) -> dict[str, Any]:
     scenes = [random_scene(rng) for _ in range(SCENES)]
     pairs = [random_edit(rng) for _ in range(PAIRS)]
     return {
-        "scenes": pickle.dumps((scenes, [after for _, _, after in pairs])),
+        "scenes": pickle.dumps((scenes, [before for before, _, _ in pairs], [after for _, _, after in pairs])),
         "instructions": [text for _, text, _ in pairs],
         "latents": _encode(vae, scenes, height, width),
         "before": _encode(vae, [before for before, _, _ in pairs], height, width),

@@ -1,73 +1,150 @@
-"""What the parts of the denoiser must keep on their way, and a loss that sees to it."""
+"""What the parts of the denoiser must know on their way, and losses that see to it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
-from interlace.demo.shapes import SHAPES, draw_mask
+from interlace.demo.shapes import COLOURS, PATTERNS, SHAPES, SIZES, draw_mask, parity
+from training.captions import in_order
 from training.scenes import Scene
 
 CELLS = 4  # a side of an image token, each 4x4 pixels
 _WAVES = (1.0, 2.0, 4.0)  # half periods over the picture
-_THINGS_COUNT = 4.0  # times as much as the background, in the loss of the cells
+_THINGS_COUNT = 4.0  # times as much as the background, in the losses of the cells
+_UNTOLD = -100  # a label that counts for nothing, in PyTorch's cross entropy
+_BINS = 9  # of a place, along each axis
+_NAMES = list(COLOURS)
+# What a caption's tokens must know: of a shape's word all about that thing, of "background" all about that.
+_FACTS = {"colour": len(COLOURS), "size": len(SIZES), "x": _BINS, "y": _BINS,
+          "pattern": len(PATTERNS), "first": len(COLOURS), "second": len(COLOURS)}  # fmt: skip
 
 
-def cells_of(scenes: list[Scene], height: int, width: int) -> torch.Tensor:
-    """What covers each cell of pictures of `height` x `width` image tokens: 0 nothing, else 1 + the shape's number.
+class Known(NamedTuple):
+    """The labels of a batch, as class numbers. For edits, `shapes` and `colours` have the tokens of the picture before.
 
-    [scenes, tokens, CELLS * CELLS]; of things one over the other, the upper one.
+    `shapes` and `colours` are [rows, image tokens, CELLS * CELLS] (`cells_of`), `facts` [rows, text tokens, facts].
     """
-    maps = np.zeros((len(scenes), height * CELLS, width * CELLS), np.int64)
-    for covered, scene in zip(maps, scenes, strict=True):
+
+    shapes: torch.Tensor
+    colours: torch.Tensor
+    facts: torch.Tensor
+
+
+def cells_of(scenes: list[Scene], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What covers each cell of pictures of `height` x `width` image tokens, and its colour.
+
+    Both [scenes, tokens, CELLS * CELLS]. Shapes are 0 for the background, else 1 + the shape's number; of things one
+    over the other, the upper one counts. The middle of a gradient has no colour.
+    """
+    shapes = np.zeros((len(scenes), height * CELLS, width * CELLS), np.int64)
+    colours = np.zeros_like(shapes)
+    for covered, painted, scene in zip(shapes, colours, scenes, strict=True):
+        first, last = (_NAMES.index(scene.background.colours[i]) for i in (0, -1))
+        painted[:] = np.where(parity(scene.background.pattern, width * CELLS, height * CELLS), last, first)
+        if scene.background.pattern == "gradient":
+            painted[height * CELLS // 4 :] = _UNTOLD
+            painted[height * CELLS * 3 // 4 :] = last
         for thing in scene.things:
-            mask = draw_mask(thing.shape, thing.x, thing.y, thing.half, width * CELLS, height * CELLS)
-            covered[np.asarray(mask) > 127] = 1 + SHAPES.index(thing.shape)
-    split = torch.from_numpy(maps).unflatten(2, (width, CELLS)).unflatten(1, (height, CELLS))
-    return split.transpose(2, 3).reshape(len(scenes), height * width, CELLS * CELLS)
+            mask = np.asarray(draw_mask(thing.shape, thing.x, thing.y, thing.half, width * CELLS, height * CELLS)) > 127
+            covered[mask], painted[mask] = 1 + SHAPES.index(thing.shape), _NAMES.index(thing.colour)
+    return _split(shapes, height, width), _split(colours, height, width)
+
+
+def _split(maps: np.ndarray, height: int, width: int) -> torch.Tensor:
+    cells = torch.from_numpy(maps).unflatten(2, (width, CELLS)).unflatten(1, (height, CELLS))
+    return cells.transpose(2, 3).reshape(len(maps), height * width, CELLS * CELLS)
+
+
+def facts_of(tokens: torch.Tensor, scenes: list[Scene], words: PreTrainedTokenizerFast) -> torch.Tensor:
+    """What the tokens [rows, tokens] of captions of `scenes` must know, as [rows, tokens, facts]."""
+    facts = torch.full((*tokens.shape, len(_FACTS)), _UNTOLD)
+    shape_ids, background_id = set(words.convert_tokens_to_ids(list(SHAPES))), words.convert_tokens_to_ids("background")
+    for row, (ids, scene) in enumerate(zip(tokens.tolist(), scenes, strict=True)):
+        places = [at for at, word in enumerate(ids) if word in shape_ids]
+        for at, thing in zip(places, in_order(scene), strict=False):  # an empty caption names none
+            x, y = (min(int(c * _BINS), _BINS - 1) for c in (thing.x, thing.y))
+            told = (_NAMES.index(thing.colour), list(SIZES).index(thing.size), x, y)
+            facts[row, at, : len(told)] = torch.tensor(told)
+        for at in (at for at, word in enumerate(ids) if word == background_id):
+            behind = scene.background
+            colours = [_NAMES.index(behind.colours[i]) for i in (0, -1)]
+            facts[row, at, 4:] = torch.tensor([PATTERNS.index(behind.pattern), *colours])
+    return facts
 
 
 class Probes(nn.Module):
-    """Linear readers of what the parts must keep: words in the text encodings, places and outlines in the image tokens.
+    """Linear readers of what the parts must know. Their losses train the parts along. Not exported.
 
-    Their losses train the parts along, and are why positions are learned in minutes: text tokens all stand at (0, 0),
-    so where an image token is can only be found out through the rotary phases of its attention to them. Outlines are a
-    small part of the latents' error, but all of the shape's. Not exported.
+    - Text: the words in both encodings; of each thing, at its shape's word, colour, size and place; the background.
+    - Image tokens after the two-stream blocks: where they are, and, in an edit, what the picture before has there and
+      which shapes. Text tokens all stand at (0, 0), so where an image token is can only be found out through the rotary
+      phases of its attention to them.
+    - Image tokens later on: which shape and colour covers each cell. Outlines are a small part of the latents' error,
+      but all of the shape's.
     """
 
-    def __init__(self, vocab_size: int, width: int) -> None:
+    def __init__(self, vocab_size: int, width: int, channels: int) -> None:
         super().__init__()
         self.words, self.bag = nn.Linear(128, vocab_size), nn.Linear(64, vocab_size)
         self.place = nn.Linear(width, 2 * 2 * len(_WAVES))
         self.cells = nn.Linear(width, CELLS * CELLS * (1 + len(SHAPES)))
+        self.facts = nn.Linear(128, sum(_FACTS.values()))
+        self.colours = nn.Linear(width, CELLS * CELLS * len(COLOURS))
+        self.before = nn.Linear(width, channels)
+        self.seen = nn.Linear(width, CELLS * CELLS * (1 + len(SHAPES)))
         self.early, self.late = torch.empty(0), torch.empty(0)
 
     def see_early(self, _block: nn.Module, _args: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Hook of the last two-stream block, which returns (text tokens, image tokens): places are read from here."""
+        """Hook of the last two-stream block, which returns (text tokens, image tokens)."""
         self.early = output[1]
 
     def see_late(self, _block: nn.Module, _args: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Hook of a one-stream block: outlines are read from here."""
+        """Hook of a one-stream block."""
         self.late = output[1]
 
     def forward(
-        self, tokens: torch.Tensor, words: torch.Tensor, pooled: torch.Tensor, cells: torch.Tensor,
-        height: int, width: int,
+        self, tokens: torch.Tensor, words: torch.Tensor, pooled: torch.Tensor, known: Known, height: int, width: int,
+        before: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
-        """The sum of the losses; `cells` as of `cells_of`."""
+        """The sum of the losses; `before` are an edit's packed latents of the picture before."""
+        count = height * width
         kept = F.cross_entropy(self.words(words).flatten(0, 1), tokens.flatten())
         there = torch.zeros(len(tokens), self.bag.out_features, device=tokens.device).scatter_(1, tokens, 1.0)
         bag = F.binary_cross_entropy_with_logits(self.bag(pooled), there)
         y, x = torch.meshgrid(_phases(height), _phases(width), indexing="ij")
         waves = torch.cat([f(c[..., None] * torch.tensor(_WAVES)) for f in (torch.sin, torch.cos) for c in (y, x)], -1)
-        found = self.place(self.early[:, : height * width])
+        found = self.place(self.early[:, :count])
         placed = F.mse_loss(found, waves.flatten(0, 1).to(found).expand_as(found))
-        covered = self.cells(self.late[:, : height * width]).unflatten(2, (CELLS * CELLS, -1))
-        counts = torch.where(cells > 0, _THINGS_COUNT, 1.0)
-        outlined = F.cross_entropy(covered.flatten(0, 2), cells.flatten(), reduction="none") * counts.flatten()
-        return 0.1 * kept + 4 * bag + 0.5 * placed + 0.3 * outlined.sum() / counts.sum()
+        shapes, colours = known.shapes[:, :count], known.colours[:, :count]
+        counts = torch.where(shapes > 0, _THINGS_COUNT, 1.0)
+        outlined = _cells_loss(self.cells(self.late[:, :count]), shapes, counts)
+        painted = _cells_loss(self.colours(self.late[:, :count]), colours, counts)
+        loss = 0.1 * kept + 4 * bag + 0.5 * placed + 0.3 * outlined + 0.3 * painted
+        if before is None:
+            return loss + 0.1 * self._told(words, known.facts)
+        shapes = known.shapes[:, count:]
+        seen = _cells_loss(self.seen(self.early[:, count:]), shapes, torch.where(shapes > 0, _THINGS_COUNT, 1.0))
+        return loss + 0.5 * F.mse_loss(self.before(self.early[:, :count]), before) + 0.1 * seen
+
+    def _told(self, words: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+        """Sum over the kinds of facts; each the mean over the tokens that must know it."""
+        found = self.facts(words).split(list(_FACTS.values()), dim=2)
+        losses = [
+            F.cross_entropy(logits.flatten(0, 1), facts[..., i].flatten(), ignore_index=_UNTOLD, reduction="sum")
+            / (facts[..., i] != _UNTOLD).sum().clamp(min=1)
+            for i, logits in enumerate(found)
+        ]
+        return torch.stack(losses).sum()
+
+
+def _cells_loss(found: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    logits = found.unflatten(2, (CELLS * CELLS, -1)).flatten(0, 2)
+    errors = F.cross_entropy(logits, labels.flatten(), ignore_index=_UNTOLD, reduction="none")
+    return (errors * counts.flatten()).sum() / counts.sum()
 
 
 def _phases(count: int) -> torch.Tensor:

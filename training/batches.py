@@ -1,0 +1,84 @@
+"""What the denoiser is trained on: latents of scenes and edits from disk, with texts and what they ask for."""
+
+import pickle
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from training.captions import caption
+from training.common import falling
+from training.scenes import Scene
+from training.words import MAX_TOKENS
+
+EDITS_FROM = 0.25  # of the training
+SIZE_SHARES = {"base": 0.84, "small": 0.08, "other": 0.08}
+
+
+class Batch(NamedTuple):
+    """Texts with the latents [rows, channels, height, width] and the scenes that they ask for.
+
+    Edits have those of the pictures before, too.
+    """
+
+    texts: list[str]
+    latents: torch.Tensor
+    scenes: list[Scene]
+    before: torch.Tensor | None = None
+    scenes_before: list[Scene] | None = None
+
+
+class Shards:
+    """The latents on disk. New shards are noticed while the training runs."""
+
+    def __init__(self, folder: Path, *, easy_share: float, edit_share: float) -> None:
+        self._easy_share, self._edit_share = easy_share, edit_share
+        self._folder, self._shards = folder, dict[str, dict[str, Any]]()
+        self.mean, self.std = 0.0, 1.0
+
+    def refresh(self) -> None:
+        """Read what is new; the first shard fixes the latents' mean and standard deviation."""
+        for path in sorted(self._folder.glob("*.pt")):
+            if path.name not in self._shards:
+                shard = torch.load(path, weights_only=False)
+                shard["scenes"], shard["scenes_before"], shard["scenes_after"] = pickle.loads(shard["scenes"])
+                shard["single"] = [i for i, scene in enumerate(shard["scenes"]) if len(scene.things) == 1]
+                shard["several"] = sorted(set(range(len(shard["scenes"]))) - set(shard["single"]))
+                shard["easy"] = [i for i in shard["single"] if shard["scenes"][i].background.pattern == "plain"]
+                if not self._shards:
+                    self.mean, self.std = float(shard["latents"].float().mean()), float(shard["latents"].float().std())
+                self._shards[path.name] = shard
+
+    def batch(self, rng: random.Random, count: int, progress: float) -> Batch:
+        """Texts with what they ask for. At first single things on plain backgrounds, no edits."""
+        wanted = rng.choices(list(SIZE_SHARES), list(SIZE_SHARES.values()))[0]
+        names = [name for name, shard in sorted(self._shards.items()) if self._kind(shard) == wanted]
+        shard = self._shards[rng.choice(names or sorted(self._shards))]
+        tokens = self._tokens(shard)
+        edit = progress > EDITS_FROM and rng.random() < self._edit_share
+        rows = max(round(count * (64 + MAX_TOKENS) / (tokens * (1 + edit) + MAX_TOKENS)), 4)
+        if edit:
+            picks = [rng.randrange(len(shard["instructions"])) for _ in range(rows)]
+            texts, scenes, scenes_before = (
+                [shard[name][i] for i in picks] for name in ("instructions", "scenes_after", "scenes_before")
+            )
+            after, before = self._scale(shard["after"][picks]), self._scale(shard["before"][picks])
+            return Batch(texts, after, scenes, before, scenes_before)
+        easy = rng.random() < max(falling(progress, 0.25, 0.65), self._easy_share)
+        kinds = ("easy",) if easy else ("several", "several", "several", "single", "single")
+        picks = [rng.choice(shard[rng.choice(kinds)]) for _ in range(rows)]
+        scenes = [shard["scenes"][i] for i in picks]
+        return Batch([caption(scene, rng) for scene in scenes], self._scale(shard["latents"][picks]), scenes)
+
+    @staticmethod
+    def _kind(shard: dict[str, Any]) -> str:
+        height, width = shard["latents"].shape[-2:]
+        return {(16, 16): "base", (8, 8): "small"}.get((height, width), "other")
+
+    @staticmethod
+    def _tokens(shard: dict[str, Any]) -> int:
+        return shard["latents"][0, 0].numel() // 4
+
+    def _scale(self, latents: torch.Tensor) -> torch.Tensor:
+        return (latents.float() - self.mean) / self.std
