@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 
 from training.captions import random_edit
 from training.common import save_checkpoint
-from training.scenes import random_scene, render
+from training.scenes import SLIGHT, random_scene, render
 from training.vae import to_tensor
 
 SCENES, PAIRS = 1200, 300  # a shard
@@ -39,7 +39,7 @@ def _encode(vae: AutoencoderKL, scenes: list[Any], height: int, width: int) -> t
 def make_shard(vae: AutoencoderKL, index: int, seed: int) -> dict[str, Any]:
     """Scenes with their latents, and pairs (before, instruction, after) with theirs."""
     rng, (height, width) = random.Random(seed * 10**6 + index), shard_size(index)
-    scenes = [random_scene(rng) for _ in range(SCENES)]
+    scenes = [random_scene(rng, jitter=SLIGHT) for _ in range(SCENES)]
     pairs = [random_edit(rng) for _ in range(PAIRS)]
     return {
         "scenes": pickle.dumps((scenes, [before for before, _, _ in pairs], [after for _, _, after in pairs])),

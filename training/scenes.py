@@ -9,6 +9,9 @@ from PIL import Image
 from interlace.demo.shapes import COLOURS, PATTERNS, PLACES, RELATIONS, SHAPES, SIZES, draw_background, draw_mask
 
 
+SLIGHT, WIDE = 0.01, 0.03  # how far things stand from where they belong, of the picture
+
+
 @dataclass(frozen=True)
 class Thing:
     """One shape; `x`, `y` its centre in [0, 1] of the picture, `half` its half extent in units of the shorter side."""
@@ -56,15 +59,19 @@ def random_background(rng: random.Random, *, plain_only: bool = False, avoid: tu
     return Background(pattern, tuple(rng.sample(free, 1 if pattern == "plain" else 2)))
 
 
-def random_thing(rng: random.Random, colours: list[str], place: tuple[float, float], size: str | None = None) -> Thing:
+def random_thing(
+    rng: random.Random, colours: list[str], place: tuple[float, float], size: str | None = None, *, jitter: float = WIDE
+) -> Thing:
     """A thing of one of `colours` near `place`."""
     size = size or rng.choice(list(SIZES))
-    half = SIZES[size] * rng.uniform(0.93, 1.07)
-    x, y = (min(max(p + rng.uniform(-0.03, 0.03), half), 1 - half) for p in place)
+    half = SIZES[size] * rng.uniform(1 - 2 * jitter, 1 + 2 * jitter)
+    x, y = (min(max(p + rng.uniform(-jitter, jitter), half), 1 - half) for p in place)
     return Thing(rng.choice(SHAPES), rng.choice(colours), size, x, y, half)
 
 
-def random_scene(rng: random.Random, num_things: int | None = None, *, plain_only: bool = False) -> Scene:
+def random_scene(
+    rng: random.Random, num_things: int | None = None, *, plain_only: bool = False, jitter: float = WIDE
+) -> Scene:
     """One to three things. Two stand in a relation; a single one has a place."""
     count = num_things or rng.choices((1, 2, 3), (50, 43, 7))[0]
     colours = rng.sample(list(COLOURS), len(COLOURS))
@@ -72,32 +79,34 @@ def random_scene(rng: random.Random, num_things: int | None = None, *, plain_onl
     background = random_background(rng, plain_only=plain_only, avoid=tuple(own))
     if count == 1:
         place = rng.choice(list(PLACES)) if rng.random() < 0.6 else "center"
-        return Scene(background, (random_thing(rng, own, PLACES[place]),), place=place)
+        return Scene(background, (random_thing(rng, own, PLACES[place], jitter=jitter),), place=place)
     if count == 3:
         spots = rng.choice((((0.2, 0.5), (0.5, 0.5), (0.8, 0.5)), ((0.5, 0.2), (0.5, 0.5), (0.5, 0.8))))
-        things = tuple(random_thing(rng, [own[i]], spots[i], "small") for i in range(3))
+        things = tuple(random_thing(rng, [own[i]], spots[i], "small", jitter=jitter) for i in range(3))
         return Scene(background, things, relation="left of" if spots[0][1] == 0.5 else "above")
-    return _pair(rng, own, background)
+    return _pair(rng, own, background, jitter)
 
 
-def _pair(rng: random.Random, colours: list[str], background: Background) -> Scene:
+def _pair(rng: random.Random, colours: list[str], background: Background, jitter: float) -> Scene:
     relation = rng.choices(RELATIONS, (3, 3, 3, 3, 2, 2))[0]
     if relation == "inside":
         outer = replace(
-            random_thing(rng, [colours[1]], (0.5, 0.5), "large"), shape=rng.choice(("circle", "square")), half=0.38
+            random_thing(rng, [colours[1]], (0.5, 0.5), "large", jitter=jitter),
+            shape=rng.choice(("circle", "square")),
+            half=0.38,
         )
-        inner = random_thing(rng, [colours[0]], (outer.x, outer.y), "small")
+        inner = random_thing(rng, [colours[0]], (outer.x, outer.y), "small", jitter=jitter)
         return Scene(background, (outer, replace(inner, x=outer.x, y=outer.y)), relation=relation)
     if relation == "behind":
-        back = random_thing(rng, [colours[0]], (0.4, 0.42), "large")
-        front = random_thing(rng, [colours[1]], (0.64, 0.64), "medium")
+        back = random_thing(rng, [colours[0]], (0.4, 0.42), "large", jitter=jitter)
+        front = random_thing(rng, [colours[1]], (0.64, 0.64), "medium", jitter=jitter)
         back = replace(back, shape=rng.choice(("circle", "square", "triangle", "heart")))
         return Scene(background, (back, front), relation=relation)
     spots = {"left of": ((0.26, 0.5), (0.74, 0.5)), "above": ((0.5, 0.26), (0.5, 0.74))}
     first, second = spots.get(relation) or spots[{"right of": "left of", "below": "above"}[relation]][::-1]
     sizes = [rng.choice(("small", "medium")) for _ in range(2)]
-    things = (random_thing(rng, [colours[0]], first, sizes[0]), random_thing(rng, [colours[1]], second, sizes[1]))
-    return Scene(background, things, relation=relation)
+    things = (random_thing(rng, [colours[i]], spot, sizes[i], jitter=jitter) for i, spot in enumerate((first, second)))
+    return Scene(background, tuple(things), relation=relation)
 
 
 def subject_and_other(scene: Scene) -> tuple[Thing, Thing]:
