@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Engine": "interlace.engine.thread",
     "Omni": "interlace.omni",
-    "AsyncOmni": "interlace.omni",
+    "AsyncOmni": "interlace.async_omni",
     "OmniLLM": "interlace.stages.omni_llm",
     "AsyncOmniLLM": "interlace.stages.omni_llm",
     "ARSamplingParams": "interlace.stages.ar_config",

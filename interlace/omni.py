@@ -1,8 +1,7 @@
-"""`Omni` and `AsyncOmni`: prompts in, outputs out. The engine below knows tensors; here are requests and pictures."""
+"""`Omni`: prompts in, outputs out. The engine below knows tensors; here are requests and pictures."""
 
-import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -250,57 +249,3 @@ def _total(tickets: Sequence[Ticket]) -> Metrics:
     values["num_skipped"] = skipped
     values["num_guidance_held"] = sum(ticket.metrics.num_guidance_held for ticket in tickets)
     return Metrics(**values)
-
-
-class AsyncOmni:
-    """`Omni` for asyncio: a thin queue around it. Takes what `Omni` takes."""
-
-    def __init__(self, model: str | Path | LoadedModel = "demo", **options: Any) -> None:
-        self.omni = Omni(model, **options)
-
-    async def generate(
-        self,
-        prompt: Prompt,
-        sampling_params: SamplingParams | None = None,
-        request_id: str | None = None,
-        *,
-        preview_every: int = 0,
-        **options: Any,
-    ) -> AsyncIterator[Progress | Output]:
-        """Yields progress as steps are done, and last the `Output`. Leaving the loop early aborts the request.
-
-        `options` are further ones of `submit`: over several stages, `return_stages`.
-        """
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Progress | Output] = asyncio.Queue()
-
-        def tell(event: Progress | Output) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        name = request_id or f"async-{next(_ids)}"
-        future = self.omni.submit(
-            prompt, sampling_params, request_id=name, on_progress=tell, preview_every=preview_every, **options
-        )
-        future.add_done_callback(lambda done: tell(done.result()))
-        done = False
-        try:
-            while not done:
-                event = await events.get()
-                done = isinstance(event, Output)
-                yield event
-        finally:
-            if not done:
-                self.omni.abort(name)
-
-    def abort(self, request_id: str) -> bool:
-        """End a request at the next forward. False when there is no such request."""
-        return self.omni.abort(request_id)
-
-    @property
-    def engine(self) -> Engine:
-        """The engine, for its `stats()`."""
-        return self.omni.engine
-
-    async def close(self) -> None:
-        """Stop the engine; pending requests end with an error."""
-        await asyncio.to_thread(self.omni.close)

@@ -81,8 +81,8 @@ def serve(
     except ImportError as error:
         text = f"the server needs {error.name}, which is not installed; pip install 'interlace[serve]'"
         raise InvalidRequestError(text) from error
+    from interlace.async_omni import AsyncOmni
     from interlace.models.loader import load_model
-    from interlace.omni import AsyncOmni
     from interlace.serve.lanes import editing_sibling
 
     _log_to_stderr()
@@ -119,7 +119,7 @@ def serve(
 def _serve_stages(
     configs: tuple[OmniStageConfig, ...], edit_model: str | None, settings: ServeSettings, listening: socket
 ) -> None:
-    from interlace.omni import AsyncOmni
+    from interlace.async_omni import AsyncOmni
     from interlace.serve.app import create_app
     from interlace.serve.run import serve as run
 

@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 
 from interlace import __version__
+from interlace.async_omni import AsyncOmni
 from interlace.errors import InterlaceError
-from interlace.omni import AsyncOmni
 from interlace.request import Progress, SamplingParams
 from interlace.serve import chat_api, generate_api, images_api, requests_api, status_api, videos_api
 from interlace.serve.auth import Keys

@@ -9,8 +9,9 @@ from typing import Any
 import diffusers
 import torch
 
+from interlace.async_omni import AsyncOmni
 from interlace.models.loader import LoadedModel
-from interlace.omni import AsyncOmni, Omni
+from interlace.omni import Omni
 from interlace.serve.errors import ApiError, invalid
 from interlace.serve.settings import ServeSettings
 from interlace.stages.omni_stages import OmniStages

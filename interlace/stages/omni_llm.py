@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 
+from interlace.async_omni import AsyncOmni
 from interlace.errors import InvalidRequestError
-from interlace.omni import AsyncOmni
 from interlace.request import Output, Progress
 from interlace.stages.config import OmniStageConfig
 from interlace.stages.omni_stages import OmniStages
