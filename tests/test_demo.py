@@ -110,16 +110,22 @@ def test_shipped_model_draws_at_any_size(name: str) -> None:
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no trained model in this tree")
-def test_shipped_model_paints_the_background_that_was_asked_for() -> None:
-    import torch
+def test_shipped_model_draws_what_was_asked_for() -> None:
+    from interlace import Omni, SamplingParams
 
-    from interlace.models.loader import load_model
-
-    model = load_model("demo", device="cpu")
-    model.pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(1)
-    picture = model.pipeline(prompt="a small red circle on a blue background", generator=generator, **model.defaults)
-    assert look(picture.images[0]).colours == ("blue",)
+    prompts = (
+        "a small red circle on a blue background",
+        "a large yellow star in the center on a black background",
+        "a medium green square in the top left corner on a pink background",
+        "a large white heart on a purple background",
+        "a medium red circle left of a medium blue square on a white background",
+        "a small yellow square inside a large black circle on a cyan background",
+    )
+    with Omni("demo") as omni:
+        outputs = omni.generate(prompts, SamplingParams(seed=1), raise_on_error=True)
+    scores = [score(output.images[0], prompt) for output, prompt in zip(outputs, prompts, strict=True)]
+    assert all(found.parts["background"] and found.parts["colour"] for found in scores)
+    assert sum(found.right for found in scores) >= 4
 
 
 @pytest.mark.skipif(not MODELS["demo-expand"].path.is_dir(), reason="no trained language model in this tree")

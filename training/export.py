@@ -18,7 +18,7 @@ from training.words import MAX_TOKENS, tokenizer
 _COMMON: dict[str, Any] = {
     "num_inference_steps": 16,
     "guidance_scale": 1.0,
-    "true_cfg_scale": 3.5,
+    "true_cfg_scale": 2.0,
     "negative_prompt": "",
     "max_sequence_length": MAX_TOKENS,
 }
@@ -45,11 +45,11 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Colours: red, orange, yellow, green, cyan, blue, purple, pink, white, black.
 - Sizes small, medium, large; one to three things; left of, right of, above, below, inside, behind.
 - Backgrounds: plain, gradient, striped, checked.
-- Pictures from 64 to 192 pixels a side, in steps of 16.
+- Pictures from 64 to 192 pixels a side, in steps of 16; best at 128x128, other sizes were hardly trained.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
-Its training was short: single things on plain backgrounds come out, with rough outlines and now and then the wrong
-shape; patterns behind them often fail, two or three things are mixed up, and edits are mostly not done.
+Its training was short: outlines are a little rough, about one picture in ten of one thing and one in five of two
+has a wrong shape, and edits often fray the shapes, fewer than half come out right.
 `training/README.md` has the measured figures and how to train it again.
 """
 

@@ -8,7 +8,6 @@ from PIL import Image
 
 from interlace.demo.shapes import COLOURS, PATTERNS, PLACES, RELATIONS, SHAPES, SIZES, draw_background, draw_mask
 
-
 SLIGHT, WIDE = 0.01, 0.03  # how far things stand from where they belong, of the picture
 
 
