@@ -119,9 +119,9 @@ def _known(batch: Batch, tokens: torch.Tensor, words: PreTrainedTokenizerFast, h
     shapes, colours = cells_of(batch.scenes, height, width)
     if batch.scenes_before is None:
         return Known(shapes, colours, facts_of(tokens, batch.scenes, words))
-    before = cells_of(batch.scenes_before, height, width)
+    before, _ = cells_of(batch.scenes_before, height, width)
     nothing = facts_of(tokens[:0], [], words)
-    return Known(torch.cat([shapes, before[0]], 1), torch.cat([colours, before[1]], 1), nothing)
+    return Known(torch.cat([shapes, before], 1), colours, nothing)
 
 
 def train(

@@ -24,7 +24,7 @@ _FACTS = {"colour": len(COLOURS), "size": len(SIZES), "x": _BINS, "y": _BINS,
 
 
 class Known(NamedTuple):
-    """The labels of a batch, as class numbers. For edits, `shapes` and `colours` have the tokens of the picture before.
+    """The labels of a batch, as class numbers. For edits, `shapes` has the tokens of the picture before as well.
 
     `shapes` and `colours` are [rows, image tokens, CELLS * CELLS] (`cells_of`), `facts` [rows, text tokens, facts].
     """
@@ -119,10 +119,10 @@ class Probes(nn.Module):
         waves = torch.cat([f(c[..., None] * torch.tensor(_WAVES)) for f in (torch.sin, torch.cos) for c in (y, x)], -1)
         found = self.place(self.early[:, :count])
         placed = F.mse_loss(found, waves.flatten(0, 1).to(found).expand_as(found))
-        shapes, colours = known.shapes[:, :count], known.colours[:, :count]
+        shapes = known.shapes[:, :count]
         counts = torch.where(shapes > 0, _THINGS_COUNT, 1.0)
         outlined = _cells_loss(self.cells(self.late[:, :count]), shapes, counts)
-        painted = _cells_loss(self.colours(self.late[:, :count]), colours, counts)
+        painted = _cells_loss(self.colours(self.late[:, :count]), known.colours, counts)
         loss = 0.1 * kept + 4 * bag + 0.5 * placed + 0.3 * outlined + 0.3 * painted
         if before is None:
             return loss + 0.1 * self._told(words, known.facts)
