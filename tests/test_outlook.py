@@ -1,6 +1,7 @@
 """bulk/outlook.py and --strict, through the command line: a dry run tells what a run would do and writes nothing."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import interlace
 from interlace.bulk import generator as generator_module
 from interlace.bulk.manifest import read_manifest
 from interlace.cli import run
+from interlace.demo import MODELS
 
 
 @pytest.fixture
@@ -89,3 +91,29 @@ def test_a_strict_run_makes_nothing_where_a_row_is_broken(
     assert list(read_manifest(tmp_path / "out")) == []
     assert json.loads((tmp_path / "out" / "failures.jsonl").read_text())["where"] == f"{path}:2"
     assert t2i("--prompts-file", path, "--strict", "--limit", 1) == 0
+
+
+@pytest.mark.parametrize("change", ["weights", "defaults", "model card", "an output beside it"])
+def test_a_model_that_changed_under_its_name_makes_its_images_again(
+    t2i: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODELS["demo"].path, model)
+    assert t2i("--prompt", "a", "b", "--model-name", model) == 0
+    if change == "weights":
+        path = model / "transformer" / "diffusion_pytorch_model.safetensors"
+        middle = path.stat().st_size // 2
+        data = path.read_bytes()
+        path.write_bytes(data[:middle] + bytes(1 << 17) + data[middle + (1 << 17) :])
+    elif change == "defaults":
+        settings = json.loads((model / "interlace.json").read_text())
+        (model / "interlace.json").write_text(json.dumps(settings | {"description": "another"}))
+    elif change == "model card":
+        (model / "README.md").write_text("words for people")
+    else:
+        (model / "out").mkdir()
+        (model / "out" / "0.png").write_bytes(b"no part of the model")
+    capsys.readouterr()
+    assert t2i("--prompt", "a", "b", "--model-name", model, "--dry-run") == 0
+    again = 2 if change in ("weights", "defaults") else 0
+    assert f"to make:   {again}" in capsys.readouterr().out

@@ -9,7 +9,8 @@ from typing import Any
 from interlace.bulk.rows import Job
 
 _NOT_IN_THE_IMAGE = ("priority", "timeout_s", "num_images")
-_IF_GIVEN = ("model_type", "prompt_enhance", "hold_guidance_after")  # keys without these are older than these
+# Keys without these are older than these.
+_IF_GIVEN = ("model_type", "prompt_enhance", "hold_guidance_after", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class ModelId:
     torch_dtype: str | None = None
     model_type: str | None = None  # what kind of editor it is, where the user says so
     prompt_enhance: str | None = None  # what rewrote the prompts
+    weights: str | None = None  # what is in the models' files, where they lie on disk
 
 
 def request_key(job: Job, model: ModelId) -> str:

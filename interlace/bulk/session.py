@@ -19,6 +19,7 @@ from interlace.bulk.plan import RunOptions
 from interlace.bulk.rows import BadRow, Row, Rows
 from interlace.bulk.run import run_bulk
 from interlace.bulk.sink import FAILURES, ModelId, Sink, SinkOptions
+from interlace.bulk.weights import weights_digest
 from interlace.bulk.worker import Work, is_worker, run_worker
 from interlace.commands.invocation import ARGUMENTS
 from interlace.commands.quiet import without_bars
@@ -46,6 +47,7 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
         torch_dtype=flags.model.torch_dtype,
         model_type=flags.model_type,
         prompt_enhance=flags.enhance.identity(flags.task),
+        weights=_weights_of(flags, stages, is_service=api is not None),
     )
     options = RunOptions(
         model=model,
@@ -107,6 +109,12 @@ def _api_flags(flags: BulkFlags) -> ApiFlags | None:
     )
     find_endpoints(backend, api)
     return api
+
+
+def _weights_of(flags: BulkFlags, stages: "tuple[OmniStageConfig, ...] | None", *, is_service: bool) -> str | None:
+    own = [] if is_service else [one.model for one in stages] if stages else [flags.model_name]
+    writer = [] if flags.enhance.is_remote else [flags.enhance.prompt_enhance]
+    return weights_digest(name for name in own + writer if name is not None)
 
 
 def _or(value: int | None, default: int) -> int:

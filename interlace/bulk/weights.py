@@ -1,0 +1,48 @@
+"""What models on disk hold, as a digest, by which a run that goes on finds that a model changed under its name."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from interlace.demo import MODELS
+
+_WHOLE = 1 << 20  # a file of up to so many bytes is read whole, of a longer one
+_SAMPLES, _SAMPLE = 256, 1 << 12  # so many pieces of so many bytes, evenly spread
+
+
+def weights_digest(models: Iterable[str]) -> str | None:
+    """A digest of the files of those of `models` that are directories or come with Interlace; None where none is.
+
+    Hub ids are left to their revision.
+    """
+    digest, found = hashlib.sha256(), False
+    for model in models:
+        folder = MODELS[model].path if model in MODELS else Path(model).expanduser()
+        for path in _files(folder) if folder.is_dir() else ():
+            found = True
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+            for piece in _pieces(path):
+                digest.update(piece)
+    return digest.hexdigest()[:16] if found else None
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those of the folder itself and of the components that a `model_index.json` names; texts for people left out."""
+    try:
+        components = dict(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        components = {}  # a language model's, or one that won't load
+    places = [folder.iterdir(), *((folder / name).rglob("*") for name in components if (folder / name).is_dir())]
+    return sorted(path for place in places for path in place if path.is_file() and path.suffix != ".md")
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE:
+            yield file.read()
+            return
+        for i in range(_SAMPLES):
+            file.seek((size - _SAMPLE) * i // (_SAMPLES - 1))
+            yield file.read(_SAMPLE)
