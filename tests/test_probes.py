@@ -5,8 +5,8 @@ import random
 import torch
 
 from interlace.demo.shapes import COLOURS, PATTERNS, SHAPES, SIZES
-from training.captions import caption
-from training.probes import cells_of, facts_of
+from training.captions import caption, in_order, random_edit
+from training.probes import cells_of, changed, facts_of
 from training.scenes import Background, Scene, Thing, random_scene
 from training.words import MAX_TOKENS, tokenizer
 
@@ -36,7 +36,7 @@ def test_each_shape_word_is_told_of_its_own_thing() -> None:
     words = tokenizer()
     text = "a striped background with a small red star inside a large blue square"
     ids = words([text], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
-    facts = facts_of(ids, [INSIDE], words)[0]
+    facts = facts_of(ids, [in_order(INSIDE)], [INSIDE.background], words)[0]
     of = dict(zip(text.split(), facts.tolist(), strict=False))
     assert of["star"][:2] == [NAMES.index("red"), list(SIZES).index("small")]
     assert of["square"][:2] == [NAMES.index("blue"), list(SIZES).index("large")]
@@ -49,6 +49,18 @@ def test_every_caption_names_its_things_in_order() -> None:
     for _ in range(300):
         scene = random_scene(rng)
         ids = words([caption(scene, rng)], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
-        colours = facts_of(ids, [scene], words)[0, :, 0]
+        colours = facts_of(ids, [in_order(scene)], [scene.background], words)[0, :, 0]
         for at in (colours != -100).nonzero().flatten().tolist():
             assert words.convert_ids_to_tokens(ids[0, at - 1].item()) == NAMES[colours[at]]  # "red star"
+
+
+def test_an_instruction_names_the_thing_it_means_and_what_that_becomes() -> None:
+    rng, kinds = random.Random(5), set()
+    for _ in range(300):
+        before, text, after = random_edit(rng)
+        named = changed(before, after)
+        spoken = [word for word in text.split() if word in SHAPES]
+        assert spoken == [thing.shape for thing in named[: len(spoken)]]
+        assert bool(spoken) == bool(named)  # neither for a new background
+        kinds.add((len(spoken), len(named)))
+    assert kinds == {(0, 0), (1, 1), (1, 2), (2, 2)}

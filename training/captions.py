@@ -8,6 +8,7 @@ from training.scenes import (
     PLACES,
     SHAPES,
     SIZES,
+    SLIGHT,
     Background,
     Scene,
     Thing,
@@ -171,7 +172,7 @@ def _add(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
     scene = replace(
         scene, things=(replace(random_thing(rng, [old.colour], (0.27, 0.5), "medium"), shape=old.shape),), place="left"
     )
-    new = random_thing(rng, [colour], (0.74, 0.5), "medium")
+    new = random_thing(rng, [colour], (0.74, 0.5), "medium", jitter=SLIGHT)
     text = f"add a {new.colour} {new.shape} on the right"
     return scene, text, Scene(scene.background, (scene.things[0], new), relation="left of")
 

@@ -4,6 +4,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from training.batches import Batch, Shards
+from training.captions import in_order
 from training.common import Average, Bar, Budget, falling, learning_rate, load_checkpoint, save_checkpoint
-from training.probes import Known, Probes, cells_of, facts_of
+from training.probes import Known, Probes, cells_of, changed, facts_of
 from training.vae import LATENT_CHANNELS
 from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
@@ -108,8 +110,7 @@ def loss_of(
     sigmas = torch.where(high, 1 - NEARLY_NOISE * torch.rand_like(sigmas), sigmas)
     noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
     known = _known(batch, tokens, words, latents.shape[2] // 2, latents.shape[3] // 2)
-    known = Known(*(labels.to(device) for labels in known))
-    velocity, probed = model(tokens.to(device), noisy, sigmas, before, known)
+    velocity, probed = model(tokens.to(device), noisy, sigmas, before, known.to(device))
     errors = (velocity - _pack(noise - latents)[2]).square().mean(2)
     counts = torch.where((known.shapes[:, : errors.shape[1]] > 0).any(2), THINGS_COUNT, 1.0)
     return (errors * counts).sum() / counts.sum() + probed
@@ -117,11 +118,16 @@ def loss_of(
 
 def _known(batch: Batch, tokens: torch.Tensor, words: PreTrainedTokenizerFast, height: int, width: int) -> Known:
     shapes, colours = cells_of(batch.scenes, height, width)
+    backgrounds = [scene.background for scene in batch.scenes]
     if batch.scenes_before is None:
-        return Known(shapes, colours, facts_of(tokens, batch.scenes, words))
-    before, _ = cells_of(batch.scenes_before, height, width)
-    nothing = facts_of(tokens[:0], [], words)
-    return Known(torch.cat([shapes, before], 1), colours, nothing)
+        return Known(shapes, colours, facts_of(tokens, [in_order(scene) for scene in batch.scenes], backgrounds, words))
+    named = [changed(*scenes) for scenes in zip(batch.scenes_before, batch.scenes, strict=True)]
+    meant = [
+        replace(before, things=tuple(thing for thing in before.things if thing in things))
+        for before, things in zip(batch.scenes_before, named, strict=True)
+    ]
+    before, meant = (cells_of(scenes, height, width)[0] for scenes in (batch.scenes_before, meant))
+    return Known(shapes, colours, facts_of(tokens, named, backgrounds, words), before, meant.clamp(max=1))
 
 
 def train(

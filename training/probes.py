@@ -1,5 +1,6 @@
 """What the parts of the denoiser must know on their way, and losses that see to it."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from interlace.demo.shapes import COLOURS, PATTERNS, SHAPES, SIZES, draw_mask, parity
-from training.captions import in_order
-from training.scenes import Scene
+from training.scenes import Background, Scene, Thing
 
 CELLS = 4  # a side of an image token, each 4x4 pixels
 _WAVES = (1.0, 2.0, 4.0)  # half periods over the picture
@@ -24,14 +24,21 @@ _FACTS = {"colour": len(COLOURS), "size": len(SIZES), "x": _BINS, "y": _BINS,
 
 
 class Known(NamedTuple):
-    """The labels of a batch, as class numbers. For edits, `shapes` has the tokens of the picture before as well.
+    """The labels of a batch, as class numbers.
 
-    `shapes` and `colours` are [rows, image tokens, CELLS * CELLS] (`cells_of`), `facts` [rows, text tokens, facts].
+    `shapes` and `colours` are [rows, image tokens, CELLS * CELLS] (`cells_of`), `facts` [rows, text tokens, facts]. For
+    edits, `before` are the shapes in the picture before, and `meant` (1 or 0) is what the instruction speaks of there.
     """
 
     shapes: torch.Tensor
     colours: torch.Tensor
     facts: torch.Tensor
+    before: torch.Tensor = torch.empty(0)
+    meant: torch.Tensor = torch.empty(0)
+
+    def to(self, device: str) -> "Known":
+        """All labels on `device`."""
+        return Known(*(labels.to(device) for labels in self))
 
 
 def cells_of(scenes: list[Scene], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,18 +66,32 @@ def _split(maps: np.ndarray, height: int, width: int) -> torch.Tensor:
     return cells.transpose(2, 3).reshape(len(maps), height * width, CELLS * CELLS)
 
 
-def facts_of(tokens: torch.Tensor, scenes: list[Scene], words: PreTrainedTokenizerFast) -> torch.Tensor:
-    """What the tokens [rows, tokens] of captions of `scenes` must know, as [rows, tokens, facts]."""
+def changed(before: Scene, after: Scene) -> tuple[Thing, ...]:
+    """The things of an instruction, as it names them: the one that it means, and what that becomes; or the new one."""
+    gone = (thing for thing in before.things if thing not in after.things)
+    new = (thing for thing in after.things if thing not in before.things)
+    return (*gone, *new)
+
+
+def facts_of(
+    tokens: torch.Tensor,
+    things: Sequence[Sequence[Thing]],
+    backgrounds: Sequence[Background],
+    words: PreTrainedTokenizerFast,
+) -> torch.Tensor:
+    """What the tokens [rows, tokens] of texts must know, as [rows, tokens, facts].
+
+    `things` are those of each text, as it names them.
+    """
     facts = torch.full((*tokens.shape, len(_FACTS)), _UNTOLD)
     shape_ids, background_id = set(words.convert_tokens_to_ids(list(SHAPES))), words.convert_tokens_to_ids("background")
-    for row, (ids, scene) in enumerate(zip(tokens.tolist(), scenes, strict=True)):
+    for row, (ids, named, behind) in enumerate(zip(tokens.tolist(), things, backgrounds, strict=True)):
         places = [at for at, word in enumerate(ids) if word in shape_ids]
-        for at, thing in zip(places, in_order(scene), strict=False):  # an empty caption names none
+        for at, thing in zip(places, named, strict=False):  # an empty text names none
             x, y = (min(int(c * _BINS), _BINS - 1) for c in (thing.x, thing.y))
             told = (_NAMES.index(thing.colour), list(SIZES).index(thing.size), x, y)
             facts[row, at, : len(told)] = torch.tensor(told)
         for at in (at for at, word in enumerate(ids) if word == background_id):
-            behind = scene.background
             colours = [_NAMES.index(behind.colours[i]) for i in (0, -1)]
             facts[row, at, 4:] = torch.tensor([PATTERNS.index(behind.pattern), *colours])
     return facts
@@ -80,9 +101,11 @@ class Probes(nn.Module):
     """Linear readers of what the parts must know. Their losses train the parts along. Not exported.
 
     - Text: the words in both encodings; of each thing, at its shape's word, colour, size and place; the background.
-    - Image tokens after the two-stream blocks: where they are, and, in an edit, what the picture before has there and
-      which shapes. Text tokens all stand at (0, 0), so where an image token is can only be found out through the rotary
-      phases of its attention to them.
+    - Image tokens after the two-stream blocks: where they are, and, in an edit, what the picture before has there.
+      Text tokens all stand at (0, 0), so where an image token is can only be found out through the rotary phases of its
+      attention to them.
+    - The tokens of the picture before, there too: which shapes they show, and which cells are of the thing that the
+      instruction means; and the instruction's words: where that thing is, its size and colour.
     - Image tokens later on: which shape and colour covers each cell. Outlines are a small part of the latents' error,
       but all of the shape's.
     """
@@ -96,11 +119,13 @@ class Probes(nn.Module):
         self.colours = nn.Linear(width, CELLS * CELLS * len(COLOURS))
         self.before = nn.Linear(width, channels)
         self.seen = nn.Linear(width, CELLS * CELLS * (1 + len(SHAPES)))
-        self.early, self.late = torch.empty(0), torch.empty(0)
+        self.meant = nn.Linear(width, CELLS * CELLS * 2)
+        self.pointed = nn.Linear(width, sum(_FACTS.values()))
+        self.text, self.early, self.late = torch.empty(0), torch.empty(0), torch.empty(0)
 
     def see_early(self, _block: nn.Module, _args: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Hook of the last two-stream block, which returns (text tokens, image tokens)."""
-        self.early = output[1]
+        self.text, self.early = output
 
     def see_late(self, _block: nn.Module, _args: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Hook of a one-stream block."""
@@ -125,26 +150,28 @@ class Probes(nn.Module):
         painted = _cells_loss(self.colours(self.late[:, :count]), known.colours, counts)
         loss = 0.1 * kept + 4 * bag + 0.5 * placed + 0.3 * outlined + 0.3 * painted
         if before is None:
-            return loss + 0.1 * self._told(words, known.facts)
-        shapes = known.shapes[:, count:]
-        seen = _cells_loss(self.seen(self.early[:, count:]), shapes, torch.where(shapes > 0, _THINGS_COUNT, 1.0))
-        return loss + 0.5 * F.mse_loss(self.before(self.early[:, :count]), before) + 0.1 * seen
-
-    def _told(self, words: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
-        """Sum over the kinds of facts; each the mean over the tokens that must know it."""
-        found = self.facts(words).split(list(_FACTS.values()), dim=2)
-        losses = [
-            F.cross_entropy(logits.flatten(0, 1), facts[..., i].flatten(), ignore_index=_UNTOLD, reduction="sum")
-            / (facts[..., i] != _UNTOLD).sum().clamp(min=1)
-            for i, logits in enumerate(found)
-        ]
-        return torch.stack(losses).sum()
+            return loss + 0.1 * _facts_loss(self.facts(words), known.facts)
+        shown = self.early[:, count:]
+        counts = torch.where(known.before > 0, _THINGS_COUNT, 1.0)
+        seen = _cells_loss(self.seen(shown), known.before, counts) + _cells_loss(self.meant(shown), known.meant, counts)
+        pointed = _facts_loss(self.pointed(self.text), known.facts)
+        return loss + 0.5 * F.mse_loss(self.before(self.early[:, :count]), before) + 0.1 * seen + 0.05 * pointed
 
 
 def _cells_loss(found: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     logits = found.unflatten(2, (CELLS * CELLS, -1)).flatten(0, 2)
     errors = F.cross_entropy(logits, labels.flatten(), ignore_index=_UNTOLD, reduction="none")
     return (errors * counts.flatten()).sum() / counts.sum()
+
+
+def _facts_loss(found: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+    """Sum over the kinds of facts; each the mean over the tokens that must know it."""
+    losses = [
+        F.cross_entropy(logits.flatten(0, 1), facts[..., i].flatten(), ignore_index=_UNTOLD, reduction="sum")
+        / (facts[..., i] != _UNTOLD).sum().clamp(min=1)
+        for i, logits in enumerate(found.split(list(_FACTS.values()), dim=2))
+    ]
+    return torch.stack(losses).sum()
 
 
 def _phases(count: int) -> torch.Tensor:
