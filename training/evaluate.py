@@ -96,11 +96,13 @@ def score_edits(pipeline: FluxKontextPipeline, defaults: dict[str, Any], count: 
     return {"right": _share(done), "right_but_for_size": _share(near)}
 
 
-def expansion(model: Path, count: int) -> list[str]:
-    """Prompts that the language model makes of short ideas."""
-    from training.language import expand, ideas
+def expansion(model: Path, count: int) -> tuple[list[str], float]:
+    """Prompts that the language model makes of short ideas, and the percentage that keep all that their idea names."""
+    from training.language import expand, fits, ideas
 
-    return expand(model, ideas(count, HELD_OUT), seed=HELD_OUT)
+    short = ideas(count, HELD_OUT)
+    texts = expand(model, short, seed=HELD_OUT)
+    return texts, _share([fits(idea, text) for idea, text in zip(short, texts, strict=True)])
 
 
 def solo_seconds(pipeline: DiffusionPipeline, defaults: dict[str, Any]) -> float:
@@ -139,7 +141,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             found["two_things"] = score_texts(pipeline, defaults, prompts(args.num_prompts, 2))
             found["largest_difference_together_alone"] = solo_difference(pipeline, defaults, prompts(4, 2))
         if args.num_expanded:
-            found["expanded"] = score_texts(pipeline, defaults, expansion(args.expand, args.num_expanded))
+            texts, found["ideas_kept"] = expansion(args.expand, args.num_expanded)
+            found["expanded"] = score_texts(pipeline, defaults, texts)
         if args.num_edits:
             edit = load_model(args.model, pipeline_class="FluxKontextPipeline")
             edit.pipeline.set_progress_bar_config(disable=True)

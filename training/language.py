@@ -35,25 +35,29 @@ An idea about anything else gets some prompt, but not a fitting one.
 """
 
 
-def random_pair(rng: random.Random) -> tuple[str, str]:
-    """An idea and a prompt that fits it."""
-    scene = random_scene(rng, 1 if rng.random() < 0.8 else 2, plain_only=rng.random() < 0.95)
-    return _idea(scene, rng), caption(scene, rng, complete=True)
+def random_pair(rng: random.Random, *, telling: float = 0.0) -> tuple[str, str]:
+    """An idea and a prompt that fits it. With `telling` up to 1, ideas say more: each thing said must be kept."""
+    scene = random_scene(rng, 1 if rng.random() < 0.8 - 0.3 * telling else 2, plain_only=rng.random() < 0.95)
+    return _idea(scene, rng, telling), caption(scene, rng, complete=True)
 
 
-def _idea(scene: Scene, rng: random.Random) -> str:
+def _idea(scene: Scene, rng: random.Random, telling: float) -> str:
+    def said(share: float) -> bool:
+        return rng.random() < max(share, telling)
+
+    behind = f" on a {scene.background.colours[0]} background"
+    told_behind = behind if scene.background.pattern == "plain" and said(0.2) else ""
     if len(scene.things) == 2:
-        names = [rng.choice((t.shape, f"{t.colour} {t.shape}")) for t in scene.things]
-        return rng.choice((f"a {names[0]} and a {names[1]}", f"{names[0]} and {names[1]}", "two things", "two shapes"))
+        if not said(0.5):
+            return rng.choice(("two things", "two shapes"))
+        names = [f"{t.colour} {t.shape}" if said(0.5) else t.shape for t in scene.things]
+        return rng.choice((f"a {names[0]} and a {names[1]}", f"{names[0]} and {names[1]}")) + told_behind
     thing = scene.things[0]
     if thing.shape in _ROUND and rng.random() < 0.4:
-        return rng.choice(
-            (f"something round and {thing.colour}", f"something {thing.colour} and round", "something round")
-        )
+        about = f"something round and {thing.colour}", f"something {thing.colour} and round"
+        return (rng.choice(about) if said(0.67) else "something round") + told_behind
     if rng.random() < 0.1:
-        return rng.choice(
-            (f"something {thing.colour}", "one shape", f"something on a {scene.background.colours[0]} background")
-        )
+        return rng.choice((f"something {thing.colour}{told_behind}", f"something{behind}", "one shape"))
     if (thing.shape, thing.colour) in (
         ("moon", "yellow"),
         ("heart", "red"),
@@ -61,17 +65,13 @@ def _idea(scene: Scene, rng: random.Random) -> str:
     ) and rng.random() < 0.5:
         return {"moon": "night sky", "heart": "love", "circle": "the sun"}[thing.shape]
     words = [
-        *([rng.choice(_SIZE_WORDS[thing.size])] if rng.random() < 0.25 else []),
+        *([rng.choice(_SIZE_WORDS[thing.size])] if said(0.25) else []),
         *(["<unk>"] if rng.random() < 0.1 else []),
-        *([thing.colour] if rng.random() < 0.5 else []),
+        *([thing.colour] if said(0.5) else []),
         thing.shape,
     ]
-    text = " ".join(words)
-    if scene.place and rng.random() < 0.2:
-        text += f" {place_words(scene.place)}"
-    if scene.background.pattern == "plain" and rng.random() < 0.2:
-        text += f" on a {scene.background.colours[0]} background"
-    return rng.choice(("a ", "", "draw a ", "a picture of a ", "show a ")) + text
+    where = f" {place_words(scene.place)}" if scene.place and said(0.2) else ""
+    return rng.choice(("a ", "", "draw a ", "a picture of a ", "show a ")) + " ".join(words) + where + told_behind
 
 
 def ideas(count: int, seed: int) -> list[str]:
@@ -115,7 +115,7 @@ def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, pe
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, peak)
         rng = random.Random(seed * 10**9 + step)
-        rows = [[words(part).input_ids for part in random_pair(rng)] for _ in range(batch)]
+        rows = [[words(part).input_ids for part in random_pair(rng, telling=rng.random())] for _ in range(batch)]
         longest = max(len(a) + len(b) for a, b in rows)
         tokens, labels = torch.zeros(batch, longest, dtype=torch.long), torch.full((batch, longest), -100)
         for i, (a, b) in enumerate(rows):
@@ -167,9 +167,10 @@ def expand(model: Path, texts: list[str], *, seed: int = 0) -> list[str]:
 
 
 def fits(idea: str, prompt: str) -> bool:
-    """Whether a prompt keeps the colours and shapes that an idea names."""
+    """Whether a prompt keeps the colours and shapes that an idea names, and is of something round where it says so."""
+    said = prompt.split()
     named = [word for word in idea.split() if word in COLOURS or word in SHAPES]
-    return all(word in prompt.split() for word in named)
+    return all(word in said for word in named) and ("round" not in idea.split() or any(word in said for word in _ROUND))
 
 
 def main() -> None:

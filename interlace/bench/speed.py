@@ -95,12 +95,14 @@ def speed(
     for setting in settings:
         first, *own = seconds[setting.name]
         ratios = [without / it for without, it in zip(seconds["none"][1:], own, strict=True)]
+        largest, mean = _differences(images[setting.name], images["none"])
         rows.append({
             **asdict(setting),
             "first_s": round(first, 3),
             "seconds": round(statistics.median(own), 3),
             "speedup": round(statistics.median(ratios), 3),
-            "max_difference": round(_difference(images[setting.name], images["none"]), 5),
+            "max_difference": round(largest, 5),
+            "mean_difference": round(mean, 7),
         })  # fmt: skip
     asked = {"workload": workload, "num_requests": num_requests, "num_inference_steps": num_inference_steps}
     _print_table(rows)
@@ -113,19 +115,21 @@ def _rotated(names: list[str], turn: int) -> list[str]:
     return names[start:] + names[:start]
 
 
-def _difference(images: Images, expected: Images) -> float:
-    """The largest of a pixel, of 1."""
-    return max(float(np.abs(a - b).max()) for a, b in zip(images, expected, strict=True))
+def _differences(images: Images, expected: Images) -> tuple[float, float]:
+    """The largest of a pixel, of 1, and the mean."""
+    each = [np.abs(a - b) for a, b in zip(images, expected, strict=True)]
+    return max(float(one.max()) for one in each), statistics.fmean(float(one.mean()) for one in each)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    table = Table("setting", "first run", "seconds", "faster", "largest difference")
+    table = Table("setting", "first run", "seconds", "faster", "largest difference", "mean difference")
     for row in rows:
         numbers = (
             f"{row['first_s']:.2f}",
             f"{row['seconds']:.2f}",
             f"{row['speedup']:.2f}x",
             f"{row['max_difference']:g}",
+            f"{row['mean_difference']:.1e}",
         )
         table.add_row(row["name"], *numbers)
     Console(stderr=True).print(table)
