@@ -53,10 +53,11 @@ class Shards:
     def batch(self, rng: random.Random, count: int, progress: float) -> Batch:
         """Texts with what they ask for. At first single things on plain backgrounds, no edits."""
         wanted = rng.choices(list(SIZE_SHARES), list(SIZE_SHARES.values()))[0]
-        names = [name for name, shard in sorted(self._shards.items()) if self._kind(shard) == wanted]
-        shard = self._shards[rng.choice(names or sorted(self._shards))]
-        tokens = self._tokens(shard)
         edit = progress > EDITS_FROM and rng.random() < self._edit_share
+        shards = [shard for _, shard in sorted(self._shards.items())]
+        shards = [shard for shard in shards if self._kind(shard) == wanted] or shards
+        shard = rng.choices(shards, [len(shard["before" if edit else "latents"]) for shard in shards])[0]
+        tokens = self._tokens(shard)
         rows = max(round(count * (64 + MAX_TOKENS) / (tokens * (1 + edit) + MAX_TOKENS)), 4)
         if edit:
             picks = [rng.randrange(len(shard["instructions"])) for _ in range(rows)]

@@ -82,9 +82,9 @@ def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
     )
 
 
-def random_edit(rng: random.Random) -> tuple[Scene, str, Scene]:
-    """A scene, an instruction and the scene after it."""
-    scene = random_scene(rng, rng.choice((1, 2)))
+def random_edit(rng: random.Random, *, jitter: float = SLIGHT) -> tuple[Scene, str, Scene]:
+    """A scene with its things within `jitter` of where captions put them, an instruction and the scene after it."""
+    scene = random_scene(rng, rng.choice((1, 2)), jitter=jitter)
     kinds = (
         ("recolour", "shape", "background", "move", "resize", "add")
         if len(scene.things) == 1
@@ -169,9 +169,8 @@ def _remove(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
 def _add(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
     colour = rng.choice(_unused(scene))
     old = scene.things[0]
-    scene = replace(
-        scene, things=(replace(random_thing(rng, [old.colour], (0.27, 0.5), "medium"), shape=old.shape),), place="left"
-    )
+    half = SIZES["medium"] * old.half / SIZES[old.size]
+    scene = replace(scene, things=(replace(old, size="medium", half=half, x=0.27, y=0.5),), place="left")
     new = random_thing(rng, [colour], (0.74, 0.5), "medium", jitter=SLIGHT)
     text = f"add a {new.colour} {new.shape} on the right"
     return scene, text, Scene(scene.background, (scene.things[0], new), relation="left of")

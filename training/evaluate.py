@@ -20,7 +20,7 @@ from interlace.demo import MODELS
 from interlace.demo.check import Score, score
 from interlace.models.loader import load_model
 from training.captions import caption, random_edit
-from training.scenes import Scene, random_scene, render
+from training.scenes import SLIGHT, WIDE, Scene, random_scene, render
 from training.vae import psnr
 
 HELD_OUT = 10**12  # seeds from here on are for evaluation only
@@ -79,10 +79,10 @@ def _kept(found: Score, scene: Scene) -> bool:
     return True
 
 
-def score_edits(pipeline: FluxKontextPipeline, defaults: dict[str, Any], count: int) -> dict[str, float]:
+def score_edits(pipeline: FluxKontextPipeline, defaults: dict[str, Any], count: int, jitter: float) -> dict[str, float]:
     """Percent of edits with the instruction done and everything else kept."""
     rng = random.Random(HELD_OUT)
-    pairs = [random_edit(rng) for _ in range(count)]
+    pairs = [random_edit(rng, jitter=jitter) for _ in range(count)]
     requests = requests_for([text for _, text, _ in pairs], defaults)
     for request, (before, _, _) in zip(requests, pairs, strict=True):
         request["image"] = render(before)
@@ -146,7 +146,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         if args.num_edits:
             edit = load_model(args.model, pipeline_class="FluxKontextPipeline")
             edit.pipeline.set_progress_bar_config(disable=True)
-            found["edits"] = score_edits(edit.pipeline, {**edit.defaults}, args.num_edits)
+            for name, jitter in (("edits", SLIGHT), ("edits_of_things_elsewhere", WIDE)):
+                found[name] = score_edits(edit.pipeline, {**edit.defaults}, args.num_edits, jitter)
     return found
 
 

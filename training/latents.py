@@ -12,10 +12,10 @@ from diffusers import AutoencoderKL
 
 from training.captions import random_edit
 from training.common import save_checkpoint
-from training.scenes import SLIGHT, random_scene, render
+from training.scenes import SLIGHT, WIDE, random_scene, render
 from training.vae import to_tensor
 
-SCENES, PAIRS = 1200, 300  # a shard
+SCENES, PAIRS = 1200, 600  # a shard
 
 
 def shard_size(index: int) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def make_shard(vae: AutoencoderKL, index: int, seed: int) -> dict[str, Any]:
     """Scenes with their latents, and pairs (before, instruction, after) with theirs."""
     rng, (height, width) = random.Random(seed * 10**6 + index), shard_size(index)
     scenes = [random_scene(rng, jitter=SLIGHT) for _ in range(SCENES)]
-    pairs = [random_edit(rng) for _ in range(PAIRS)]
+    pairs = [random_edit(rng, jitter=rng.choice((SLIGHT, WIDE))) for _ in range(PAIRS)]
     return {
         "scenes": pickle.dumps((scenes, [before for before, _, _ in pairs], [after for _, _, after in pairs])),
         "instructions": [text for _, text, _ in pairs],
