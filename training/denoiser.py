@@ -23,7 +23,7 @@ from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
 WIDTH = 192
 CAPTION_DROPOUT = 0.1
-NOISE_BIAS = 0.7  # flat pictures show through much noise: what goes where is decided early
+NOISE_BIAS = 1.5  # flat pictures show through much noise: what goes where is decided early
 THINGS_COUNT = 2.0  # times as much as the background, in the error of the latents
 NEARLY_NOISE = 0.06  # noise levels from 1 minus this on are "high"
 
