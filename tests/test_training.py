@@ -46,7 +46,13 @@ def test_a_denoiser_is_trained_goes_on_and_draws(autoencoder: Path, shards: Path
     further = train_denoiser(tmp_path / "one", shards, 6)  # edits too
     assert any(not torch.equal(first[name], further[name]) for name in first)
 
-    export(assemble(load_autoencoder(autoencoder), tmp_path / "one" / "checkpoint.pt"), tmp_path / "model")
+    one, other = (tmp_path / name / "checkpoint.pt" for name in ("one", "other"))
+    both = assemble(load_autoencoder(autoencoder), one, earlier=other, earlier_share=0.25).transformer.state_dict()
+    late, early = (assemble(load_autoencoder(autoencoder), path).transformer.state_dict() for path in (one, other))
+    assert all(torch.allclose(both[name], 0.75 * late[name] + 0.25 * early[name], atol=1e-6) for name in both)
+    assert any(not torch.equal(both[name], late[name]) for name in both)
+
+    export(assemble(load_autoencoder(autoencoder), one), tmp_path / "model")
     omni = Omni(model=str(tmp_path / "model"))
     try:
         output = omni.generate("a red circle", SamplingParams(num_inference_steps=2))[0]

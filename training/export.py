@@ -49,7 +49,7 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
 Its training was short: outlines are a little rough, about one picture in ten of one thing and one in five of two
-has a wrong shape, and edits often fray the shapes, fewer than half come out right.
+has a wrong shape, and so has one edit in three, which frays the outlines.
 `training/README.md` has the measured figures and how to train it again.
 """
 
@@ -71,10 +71,25 @@ def _averaged(module: Any, state: dict[str, Any]) -> Any:
     return module
 
 
-def assemble(vae: AutoencoderKL, checkpoint: Path, *, averaged: bool = True) -> FluxPipeline:
-    """The pipeline of a denoiser's checkpoint."""
+def assemble(
+    vae: AutoencoderKL,
+    checkpoint: Path,
+    *,
+    averaged: bool = True,
+    earlier: Path | None = None,
+    earlier_share: float = 0.4,
+) -> FluxPipeline:
+    """The pipeline of a denoiser's checkpoint.
+
+    With `earlier`, `earlier_share` of the averaged weights is that checkpoint's, of the same training (weight averaging
+    as in Izmailov et al. 2018, of two points).
+    """
     state = load_checkpoint(checkpoint)
     assert state is not None, f"{checkpoint} does not exist"
+    if earlier is not None:
+        before = load_checkpoint(earlier)
+        assert before is not None, f"{earlier} does not exist"
+        state["average"] = {n: torch.lerp(v, before["average"][n], earlier_share) for n, v in state["average"].items()}
     words = tokenizer()
     model = Model(len(words))
     model.load_state_dict(state["model"])
@@ -109,8 +124,14 @@ def main() -> None:
     parser.add_argument("--denoiser", type=Path, default=Path("out/training/denoiser/checkpoint.pt"))
     parser.add_argument("--folder", type=Path, default=MODELS["demo"].path)
     parser.add_argument("--live", action="store_true", help="the last weights instead of the averaged ones")
+    parser.add_argument("--earlier", type=Path, help="a copy of an earlier checkpoint.pt, to average with")
+    parser.add_argument("--earlier-share", type=float, default=0.4, help="its share of the weights")
     args = parser.parse_args()
-    export(assemble(load_autoencoder(args.vae), args.denoiser, averaged=not args.live), args.folder)
+    pipeline = assemble(
+        load_autoencoder(args.vae), args.denoiser, averaged=not args.live, earlier=args.earlier,
+        earlier_share=args.earlier_share,
+    )  # fmt: skip
+    export(pipeline, args.folder)
     size = sum(f.stat().st_size for f in args.folder.rglob("*") if f.is_file())
     print(f"{args.folder}: {size / 1e6:.1f} MB")
 
