@@ -123,8 +123,9 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("out/training/vae/model"), help="folder, or a checkpoint.pt")
     parser.add_argument("--denoiser", type=Path, default=Path("out/training/denoiser/checkpoint.pt"))
     parser.add_argument("--folder", type=Path, default=MODELS["demo"].path)
-    parser.add_argument("--live", action="store_true", help="the last weights instead of the averaged ones")
-    parser.add_argument("--earlier", type=Path, help="a copy of an earlier checkpoint.pt, to average with")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--live", action="store_true", help="the last weights instead of the averaged ones")
+    weights.add_argument("--earlier", type=Path, help="a copy of an earlier checkpoint.pt, to average with")
     parser.add_argument("--earlier-share", type=float, default=0.4, help="its share of the weights")
     args = parser.parse_args()
     pipeline = assemble(
