@@ -18,10 +18,11 @@ from rich.table import Table
 
 from interlace import __version__
 from interlace.errors import ModelLoadError
+from interlace.models.places import model_folder, pipeline_class_of
 from interlace.units import show_bytes
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "greenlet", "safetensors", "pillow", "pyarrow")
-_SMALL_FILES = ["model_index.json", "interlace.json", "*/config.json", "*/scheduler_config.json"]
+_SMALL_FILES = ["model_index.json", "interlace.json", "config.json", "*/config.json", "*/scheduler_config.json"]
 
 
 def gather(model_name: str | None = None, *, local_files_only: bool = False) -> dict[str, Any]:
@@ -105,16 +106,20 @@ def _machine() -> dict[str, Any]:
 
 
 def describe_model(model: str, *, local_files_only: bool = False) -> dict[str, Any]:
-    """Class, components with parameter counts, default call arguments, and how requests may share forwards."""
+    """Class, components with parameter counts, default call arguments, and how requests may share forwards.
+
+    Of a language model, which has no pipeline: class, parameter count, context length in tokens.
+    """
     import diffusers
 
     from interlace.engine.exclusive import exclusive_reason
 
     folder, class_name = _find(model, local_files_only)
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = _read(folder / "model_index.json")
+    if not index:
+        return _describe_language_model(model, folder)
     class_name = class_name or index["_class_name"]
-    settings = folder / "interlace.json"
-    own = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    own = _read(folder / "interlace.json")
     components = {
         name: _component(folder / name, library_and_class[1])
         for name, library_and_class in index.items()
@@ -137,15 +142,8 @@ def describe_model(model: str, *, local_files_only: bool = False) -> dict[str, A
 
 def _find(model: str, local_files_only: bool) -> tuple[Path, str | None]:
     """The folder of a model, and the pipeline class that a built-in name stands for."""
-    from interlace.demo import MODELS
-
-    if model in MODELS:
-        return Path(MODELS[model].path), MODELS[model].pipeline_class
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise ModelLoadError(f"{folder} holds no model_index.json; expected a directory in diffusers' format")
-        return folder, None
+    if folder := model_folder(model):
+        return folder, pipeline_class_of(model)
     from huggingface_hub import snapshot_download
 
     try:
@@ -153,6 +151,33 @@ def _find(model: str, local_files_only: bool) -> tuple[Path, str | None]:
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelLoadError(f"can't find {model!r}, neither as a directory nor on the hub: {first_line}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelLoadError(f"can't read {path}: {error}; expected a JSON object") from error
+
+
+def _describe_language_model(model: str, folder: Path) -> dict[str, Any]:
+    config = _read(folder / "config.json")
+    if not config.get("architectures"):
+        raise ModelLoadError(
+            f"{folder} holds neither a model_index.json nor a config.json with architectures; "
+            "expected a directory in the format of diffusers or transformers"
+        )
+    text = config.get("text_config", config)
+    return {
+        "name": model,
+        "folder": str(folder),
+        "language_model": _component(folder, config["architectures"][0]),
+        "context_tokens": text.get("max_position_embeddings") or text.get("n_positions") or "unknown",
+        "used_by": "a stage of a --deploy-config, or --prompt-enhance",
+    }
 
 
 def _component(folder: Path, class_name: str) -> str:

@@ -186,6 +186,25 @@ def test_info_describes_a_model_without_loading_it(model: Path, capsys: pytest.C
     assert "share forwards" in described["batching"]
 
 
+def test_info_describes_a_language_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", "--model-name", "demo-expand", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)["model"]
+    assert described["language_model"].startswith("LlamaForCausalLM, ")
+    assert described["context_tokens"] == 64
+
+
+@pytest.mark.parametrize("command", ["info", "t2i"])
+@pytest.mark.parametrize("model_name", ["~no-such-user/model", "demo-expand/none", "no/such/model/at/all"])
+def test_a_name_of_no_model_gives_status_2(
+    command: str, model_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--prompt", "a", "--output-dir", str(tmp_path / "out")] if command == "t2i" else []
+    assert run([command, "--model-name", model_name, *flags]) == 2
+    said = capsys.readouterr().err
+    assert model_name in said
+    assert "unexpected" not in said
+
+
 @pytest.mark.parametrize("command", ["info", "t2i"])
 def test_a_model_that_is_none_gives_status_2(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()

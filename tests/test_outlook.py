@@ -93,6 +93,18 @@ def test_a_strict_run_makes_nothing_where_a_row_is_broken(
     assert t2i("--prompts-file", path, "--strict", "--limit", 1) == 0
 
 
+def test_a_model_with_an_unreadable_file_is_refused(
+    t2i: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODELS["demo"].path, model)
+    (model / "interlace.json").unlink()
+    (model / "interlace.json").symlink_to("/proc/self/mem")  # a plain file that no one can read from its beginning
+    assert t2i("--prompt", "a", "--model-name", model) == 2
+    said = capsys.readouterr().err
+    assert f"cannot read the model's files in {model}" in said
+
+
 @pytest.mark.parametrize("change", ["weights", "defaults", "model card", "an output beside it"])
 def test_a_model_that_changed_under_its_name_makes_its_images_again(
     t2i: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str

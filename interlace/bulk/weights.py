@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from interlace.demo import MODELS
+from interlace.errors import ModelLoadError
+from interlace.models.places import model_folder
 
 _WHOLE = 1 << 20  # a file of up to so many bytes is read whole, of a longer one
 _SAMPLES, _SAMPLE = 256, 1 << 12  # so many pieces of so many bytes, evenly spread
@@ -14,16 +15,23 @@ _SAMPLES, _SAMPLE = 256, 1 << 12  # so many pieces of so many bytes, evenly spre
 def weights_digest(models: Iterable[str]) -> str | None:
     """A digest of the files of those of `models` that are directories or come with Interlace; None where none is.
 
-    Hub ids are left to their revision.
+    Hub ids are left to their revision. Raises `ModelLoadError` where a file can't be read.
     """
     digest, found = hashlib.sha256(), False
     for model in models:
-        folder = MODELS[model].path if model in MODELS else Path(model).expanduser()
-        for path in _files(folder) if folder.is_dir() else ():
-            found = True
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-            for piece in _pieces(path):
-                digest.update(piece)
+        folder = model_folder(model)
+        if folder is None:
+            continue
+        try:
+            for path in _files(folder):
+                found = True
+                digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+                for piece in _pieces(path):
+                    digest.update(piece)
+        except OSError as error:
+            raise ModelLoadError(
+                f"cannot read the model's files in {folder}: {error}; let this user read every file there"
+            ) from error
     return digest.hexdigest()[:16] if found else None
 
 

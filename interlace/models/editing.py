@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from interlace.errors import InvalidRequestError, ModelLoadError
+from interlace.models.places import model_folder, pipeline_class_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +138,9 @@ def _named(name: str) -> EditModel:
 
 
 def _index(model: str, revision: str | None, local_files_only: bool) -> Mapping[str, Any]:
-    from interlace.demo import MODELS
-
-    if model in MODELS:
-        return {"_class_name": MODELS[model].pipeline_class}
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    if built_in := pipeline_class_of(model):
+        return {"_class_name": built_in}
+    if folder := model_folder(model):
         path = folder / "model_index.json"
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -18,6 +18,7 @@ from interlace.errors import InvalidRequestError, ModelLoadError
 from interlace.models.editing import EditModel
 from interlace.models.glm import mend_glm_image
 from interlace.models.optimize import Optimizations
+from interlace.models.places import model_folder, pipeline_class_of
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,10 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 def _resolve(model: str) -> tuple[str, str | None]:
     """Where the files are, and the pipeline class that a built-in name stands for."""
-    from interlace.demo import MODELS
-
-    if model in MODELS:
-        return str(MODELS[model].path), MODELS[model].pipeline_class
-    path = Path(model).expanduser()
-    if path.is_dir() and not (path / "model_index.json").exists():
-        raise ModelLoadError(f"{path} holds no model_index.json; expected a directory in diffusers' format")
-    return str(path if path.is_dir() else model), None
+    folder, pipeline_class = model_folder(model), pipeline_class_of(model)
+    if folder and pipeline_class is None and not (folder / "model_index.json").exists():
+        raise ModelLoadError(f"{folder} holds no model_index.json; expected a directory in diffusers' format")
+    return str(folder or model), pipeline_class
 
 
 def _pipeline_class(name: str | None) -> type[DiffusionPipeline]:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interlace.errors import InvalidRequestError, ModelLoadError
 from interlace.models.loader import parse_dtype
+from interlace.models.places import model_folder
 from interlace.stages.ar_config import AREngineArgs, ARSamplingParams
 
 _DEFAULT_TOKENS = 256
@@ -38,9 +39,7 @@ class LanguageModel:
     @classmethod
     def load(cls, name: str, args: AREngineArgs, device: str | None) -> Self:
         """A directory, a hub id or a built-in name. Raises `ModelLoadError`."""
-        from interlace.demo import MODELS
-
-        source = str(MODELS[name].path) if name in MODELS and MODELS[name].pipeline_class is None else name
+        source = str(model_folder(name) or name)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = parse_dtype(args.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
         options = {"revision": args.revision, "local_files_only": args.local_files_only}
