@@ -8,8 +8,9 @@ from PIL import Image
 
 from interlace.demo import MODELS
 from interlace.demo.check import look, score
-from interlace.demo.prompts import parse
+from interlace.demo.prompts import Wanted, parse
 from training.captions import caption, random_edit
+from training.evaluate import prompts, short_prompts
 from training.scenes import Background, Scene, Thing, random_scene, render
 from training.words import MAX_TOKENS, tokenizer, vocabulary
 
@@ -68,16 +69,46 @@ def test_captions_and_instructions_stay_in_the_vocabulary_and_fit() -> None:
     assert len(vocabulary()) < 150
     for _ in range(300):
         scene = random_scene(rng)
-        for text in (caption(scene, rng), caption(scene, rng, complete=True), random_edit(rng)[1]):
+        told = (caption(scene, rng), caption(scene, rng, complete=True), caption(scene, rng, short=True))
+        for text in (*told, random_edit(rng)[1]):
             tokens = words(text).input_ids
             assert unknown not in tokens
             assert len(tokens) <= MAX_TOKENS + 1, text
+
+
+def test_what_a_prompt_says_agrees_with_what_it_means() -> None:
+    for prompt in (*prompts(100, 1), *prompts(100, 2), *short_prompts(200)):
+        said, meant = parse(prompt.text), parse(prompt.meaning)
+        for one, other in zip(said.things, meant.things, strict=True):
+            assert one.shape == other.shape
+            assert one.colour in (None, other.colour)
+            assert one.size in (None, other.size)
+        assert said.place in (None, meant.place)
+        assert said.relation in (None, meant.relation)
+        assert said.pattern is None or (said.pattern, said.colours) == (meant.pattern, meant.colours)
+    assert len({prompt.text.split()[0] for prompt in short_prompts(200)}) > 8
+
+
+def test_other_words_and_what_goes_without_saying() -> None:
+    assert parse("A BIG red heart in the middle on blue.") == parse(
+        "a large red heart in the center on a blue background"
+    )
+    assert parse("an orange star").things == (Wanted("star", "orange", None),)
+    assert parse("an orange star").pattern is None
+    assert parse("a red star on a blue circle").pattern is None
 
 
 def test_scenes_are_the_same_for_the_same_seed() -> None:
     first, second = (random_scene(random.Random(5)) for _ in range(2))
     assert first == second
     assert render(first).tobytes() == render(second).tobytes()
+
+
+@pytest.mark.skipif(not SHIPPED, reason="no trained model in this tree")
+@pytest.mark.parametrize("folder", ["demo/tokenizer_2", "demo-expand"])
+def test_shipped_models_know_the_words_of_the_captions(folder: str) -> None:
+    shipped = json.loads((MODELS["demo"].path.parent / folder / "tokenizer.json").read_text())["model"]["vocab"]
+    assert sorted(shipped, key=shipped.__getitem__) == vocabulary()
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no trained model in this tree")

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from training.captions import caption
+from training.captions import caption, usual_background
 from training.common import falling
 from training.scenes import Scene
 from training.words import MAX_TOKENS
 
 EDITS_FROM = 0.25  # of the training
+SHORT_SHARE = 0.3  # of captions
 SIZE_SHARES = {"base": 0.84, "small": 0.08, "other": 0.08}
 
 
@@ -45,6 +46,7 @@ class Shards:
                 shard["scenes"], shard["scenes_before"], shard["scenes_after"] = pickle.loads(shard["scenes"])
                 shard["single"] = [i for i, scene in enumerate(shard["scenes"]) if len(scene.things) == 1]
                 shard["several"] = sorted(set(range(len(shard["scenes"]))) - set(shard["single"]))
+                shard["usual"] = [i for i, s in enumerate(shard["scenes"]) if s.background == usual_background(s)]
                 shard["easy"] = [i for i in shard["single"] if shard["scenes"][i].background.pattern == "plain"]
                 if not self._shards:
                     self.mean, self.std = float(shard["latents"].float().mean()), float(shard["latents"].float().std())
@@ -67,10 +69,12 @@ class Shards:
             after, before = self._scale(shard["after"][picks]), self._scale(shard["before"][picks])
             return Batch(texts, after, scenes, before, scenes_before)
         easy = rng.random() < max(falling(progress, 0.25, 0.65), self._easy_share)
-        kinds = ("easy",) if easy else ("several", "several", "several", "single", "single")
+        short = not easy and bool(shard["usual"]) and rng.random() < SHORT_SHARE
+        kinds = ("usual",) if short else ("easy",) if easy else ("several", "several", "several", "single", "single")
         picks = [rng.choice(shard[rng.choice(kinds)]) for _ in range(rows)]
         scenes = [shard["scenes"][i] for i in picks]
-        return Batch([caption(scene, rng) for scene in scenes], self._scale(shard["latents"][picks]), scenes)
+        texts = [caption(scene, rng, short=short) for scene in scenes]
+        return Batch(texts, self._scale(shard["latents"][picks]), scenes)
 
     @staticmethod
     def _kind(shard: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Scenes in words: captions short and long, and edits with their instructions. A closed vocabulary."""
 
 import random
+import re
 from dataclasses import replace
 
 from training.scenes import (
@@ -24,21 +25,36 @@ _RELATION_WORDS = {
 }  # fmt: skip
 _PLACE_WORDS = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
                 "center": "in the center"}  # fmt: skip
+# What a prompt need not say: a thing on its own has these colours, the background this one.
+USUAL_COLOURS = {"circle": "blue", "square": "green", "triangle": "orange", "star": "yellow", "ring": "purple",
+                 "cross": "red", "heart": "red", "moon": "yellow"}  # fmt: skip
+_OTHER_WORDS = {"large": "big", "small": "tiny", "in the center": "in the middle"}
 
 
-def thing_words(thing: Thing, rng: random.Random, *, sized: bool | None = None) -> str:
-    """ "large red circle": the size in two of three cases unless told."""
-    named = rng.random() < 0.67 if sized is None else sized
-    return f"{thing.size} {thing.colour} {thing.shape}" if named else f"{thing.colour} {thing.shape}"
+def usual_background(scene: Scene) -> Background:
+    """The background that nothing is said of: white, or black behind something white."""
+    return Background("plain", ("black" if any(thing.colour == "white" for thing in scene.things) else "white",))
+
+
+def usual_size(thing: Thing, scene: Scene) -> str:
+    """The size of a thing that nothing is said of: medium, but for pairs that overlap and rows of three."""
+    if len(scene.things) == 3 or (scene.relation == "inside" and thing == scene.things[1]):
+        return "small"
+    return "large" if scene.relation in ("inside", "behind") and thing == scene.things[0] else "medium"
+
+
+def with_article(words: str) -> str:
+    """ "a red circle", "an orange one"."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def background_words(background: Background) -> str:
-    """ "a yellow background", "a red and blue striped background", "a gradient from red to blue"."""
-    if background.pattern == "plain":
-        return f"a {background.colours[0]} background"
+    """ "a yellow background", "a red and blue striped background", "a gradient background from red to blue"."""
     if background.pattern == "gradient":
         return f"a gradient background from {background.colours[0]} to {background.colours[1]}"
-    return f"a {background.colours[0]} and {background.colours[1]} {background.pattern} background"
+    if background.pattern == "plain":
+        return with_article(f"{background.colours[0]} background")
+    return with_article(f"{background.colours[0]} and {background.colours[1]} {background.pattern} background")
 
 
 def place_words(place: str) -> str:
@@ -51,35 +67,55 @@ def in_order(scene: Scene) -> tuple[Thing, ...]:
     return subject_and_other(scene) if len(scene.things) == 2 else scene.things
 
 
-def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
-    """One of many ways to say what is there. With `complete`, size, place and background are always named."""
+def caption(scene: Scene, rng: random.Random, *, complete: bool = False, short: bool = False) -> str:
+    """One of many ways to say what is there; what is unsaid is as usual: medium, in the center, in this order.
+
+    With `complete`, size, place and background are always named, in the plainest words. With `short`, the background is
+    not, and colours like those of `USUAL_COLOURS` seldom: for scenes whose background is the usual one.
+    """
+    things = _things_words(scene, rng, complete, short)
     behind = background_words(scene.background)
-    if len(scene.things) == 1:
-        thing = thing_words(scene.things[0], rng, sized=True if complete else None)
-        where = ""
-        if scene.place is not None and (complete or scene.place != "center" or rng.random() < 0.3):
-            where = " " + place_words(scene.place)
-        return rng.choice(
-            (
-                f"a {thing}{where} on {behind}",
-                f"{behind} with a {thing}{where}",
-                f"a picture of a {thing}{where} on {behind}",
-            )
-        )
-    if len(scene.things) == 3:
-        first, second, third = (thing_words(t, rng, sized=False) for t in in_order(scene))
+    on = f"{things} on {behind}"
+    if complete:
+        return on if len(scene.things) == 3 else rng.choice((on, f"{behind} with {things}", f"a picture of {on}"))
+    if short:
+        on = things
+    bare = _bare(things) if short else f"{_bare(things)}, {_bare(behind)}"
+    ways = [on, on, bare]
+    if scene.background.pattern == "plain" and not short:
+        ways.append(f"{things} on {scene.background.colours[0]}")
+    if len(scene.things) < 3:
+        ways += [f"{way} {on}" for way in ("a picture of", "an image of", "draw", "show", "this is")]
+    if len(scene.things) < 3 and not short:
+        ways += [f"{behind} with {things}"] * 3
+    return rng.choice(ways)
+
+
+def _bare(words: str) -> str:
+    return re.sub(r"\ban? ", "", words)
+
+
+def _things_words(scene: Scene, rng: random.Random, complete: bool, short: bool) -> str:
+    first, *others = (with_article(_thing_words(thing, scene, rng, complete, short)) for thing in in_order(scene))
+    if not others:
+        where = scene.place and (complete or scene.place != "center" or rng.random() < 0.3)
+        return f"{first} {_varied(place_words(str(scene.place)), rng, complete)}" if where else first
+    unsaid = not complete and scene.relation == "left of" and rng.random() < 0.4
+    if len(others) == 2:
         order = "from left to right" if scene.relation == "left of" else "from top to bottom"
-        return f"a {first}, a {second} and a {third} {order} on {behind}"
-    subject, other = in_order(scene)
-    a, b = thing_words(subject, rng, sized=complete or None), thing_words(other, rng, sized=complete or None)
-    relation = rng.choice(_RELATION_WORDS[scene.relation or "left of"])
-    return rng.choice(
-        (
-            f"a {a} {relation} a {b} on {behind}",
-            f"{behind} with a {a} {relation} a {b}",
-            f"a picture of a {a} {relation} a {b} on {behind}",
-        )
-    )
+        return f"{first}, {others[0]} and {others[1]}" + ("" if unsaid else f" {order}")
+    return f"{first} {'and' if unsaid else rng.choice(_RELATION_WORDS[scene.relation or 'left of'])} {others[0]}"
+
+
+def _thing_words(thing: Thing, scene: Scene, rng: random.Random, complete: bool, short: bool) -> str:
+    sized = len(scene.things) < 3 and (complete or thing.size != usual_size(thing, scene) or rng.random() < 0.5)
+    coloured = not short or thing.colour != USUAL_COLOURS[thing.shape] or rng.random() < 0.3
+    size = [_varied(thing.size, rng, complete)] if sized else []
+    return " ".join([*size, *([thing.colour] if coloured else []), thing.shape])
+
+
+def _varied(words: str, rng: random.Random, complete: bool) -> str:
+    return _OTHER_WORDS[words] if words in _OTHER_WORDS and not complete and rng.random() < 0.25 else words
 
 
 def random_edit(rng: random.Random, *, jitter: float = SLIGHT) -> tuple[Scene, str, Scene]:
@@ -114,7 +150,7 @@ def _named(thing: Thing, scene: Scene, rng: random.Random) -> str:
 def _recolour(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
     index, thing = _pick(scene, rng)
     colour, name = rng.choice(_unused(scene)), _named(thing, scene, rng)
-    text = rng.choice((f"make {name} {colour}", f"change the color of {name} to {colour}"))
+    text = rng.choice((f"make {name} {colour}", f"change the {rng.choice(('color', 'colour'))} of {name} to {colour}"))
     return scene, text, _with(scene, index, replace(thing, colour=colour))
 
 
@@ -172,7 +208,7 @@ def _add(scene: Scene, rng: random.Random) -> tuple[Scene, str, Scene]:
     half = SIZES["medium"] * old.half / SIZES[old.size]
     scene = replace(scene, things=(replace(old, size="medium", half=half, x=0.27, y=0.5),), place="left")
     new = random_thing(rng, [colour], (0.74, 0.5), "medium", jitter=SLIGHT)
-    text = f"add a {new.colour} {new.shape} on the right"
+    text = f"add {with_article(f'{new.colour} {new.shape}')} on the right"
     return scene, text, Scene(scene.background, (scene.things[0], new), relation="left of")
 
 

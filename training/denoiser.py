@@ -23,7 +23,8 @@ from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
 WIDTH = 192
 CAPTION_DROPOUT = 0.1
-NOISE_BIAS = 1.5  # flat pictures show through much noise: what goes where is decided early
+STRANGE_SHARE = 0.1  # of texts that get words which the model does not know
+NOISE_BIAS = 1.1  # flat pictures show through much noise: what goes where is decided early
 THINGS_COUNT = 2.0  # times as much as the background, in the error of the latents
 NEARLY_NOISE = 0.06  # noise levels from 1 minus this on are "high"
 
@@ -102,7 +103,7 @@ def loss_of(
     logit-normal ones, the model reads what is where off the noisy latents, and hardly learns shapes and places.
     """
     latents, before = batch.latents.to(device), None if batch.before is None else batch.before.to(device)
-    texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in batch.texts]
+    texts = ["" if rng.random() < CAPTION_DROPOUT else _with_strange_words(text, rng) for text in batch.texts]
     tokens = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
     noise = torch.randn_like(latents)
     sigmas = torch.sigmoid(NOISE_BIAS + torch.randn(len(latents), device=device))
@@ -114,6 +115,14 @@ def loss_of(
     errors = (velocity - _pack(noise - latents)[2]).square().mean(2)
     counts = torch.where((known.shapes[:, : errors.shape[1]] > 0).any(2), THINGS_COUNT, 1.0)
     return (errors * counts).sum() / counts.sum() + probed
+
+
+def _with_strange_words(text: str, rng: random.Random) -> str:
+    """Now and then a word or two that the model doesn't know, which must not matter."""
+    words = text.split(" ")
+    for _ in range(rng.randint(1, 2) if len(words) < MAX_TOKENS - 2 and rng.random() < STRANGE_SHARE else 0):
+        words.insert(rng.randrange(len(words) + 1), "<unk>")
+    return " ".join(words)
 
 
 def _known(batch: Batch, tokens: torch.Tensor, words: PreTrainedTokenizerFast, height: int, width: int) -> Known:

@@ -7,8 +7,9 @@ import argparse
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,17 +20,39 @@ from interlace import Engine
 from interlace.demo import MODELS
 from interlace.demo.check import Score, score
 from interlace.models.loader import load_model
-from training.captions import caption, random_edit
+from training.captions import caption, random_edit, usual_background
 from training.scenes import SLIGHT, WIDE, Scene, random_scene, render
 from training.vae import psnr
 
 HELD_OUT = 10**12  # seeds from here on are for evaluation only
 
 
-def prompts(count: int, num_things: int) -> list[str]:
+class Prompt(NamedTuple):
+    """What the model is told, and the same with all that goes without saying, which the picture must keep."""
+
+    text: str
+    meaning: str
+
+
+def prompts(count: int, num_things: int) -> list[Prompt]:
     """Held-out prompts of scenes with so many things."""
     rng = random.Random(HELD_OUT + num_things)
-    return [caption(random_scene(rng, num_things), rng) for _ in range(count)]
+    return [_told(random_scene(rng, num_things), rng) for _ in range(count)]
+
+
+def short_prompts(count: int) -> list[Prompt]:
+    """Held-out prompts of one or two things, before the background that they need not name: "a red circle"."""
+    rng, found = random.Random(HELD_OUT + 3), list[Prompt]()
+    while len(found) < count:
+        scene = random_scene(rng, rng.choice((1, 2)))
+        scene = replace(scene, background=usual_background(scene))
+        if all(thing.colour not in scene.background.colours for thing in scene.things):
+            found.append(_told(scene, rng, short=True))
+    return found
+
+
+def _told(scene: Scene, rng: random.Random, *, short: bool = False) -> Prompt:
+    return Prompt(caption(scene, rng, short=short), caption(scene, rng, complete=True))
 
 
 def draw(pipeline: DiffusionPipeline, requests: list[dict[str, Any]], *, batch: int = 16) -> list[Image.Image]:
@@ -57,11 +80,11 @@ def _share(flags: list[bool]) -> float:
 
 
 def score_texts(
-    pipeline: DiffusionPipeline, defaults: dict[str, Any], texts: list[str], **given: Any
+    pipeline: DiffusionPipeline, defaults: dict[str, Any], asked: list[Prompt], **given: Any
 ) -> dict[str, float]:
     """Percent of pictures with everything right, and of each part."""
-    pictures = draw(pipeline, requests_for(texts, defaults, **given))
-    scores = [score(picture, text) for picture, text in zip(pictures, texts, strict=True)]
+    pictures = draw(pipeline, requests_for([prompt.text for prompt in asked], defaults, **given))
+    scores = [score(picture, prompt.meaning) for picture, prompt in zip(pictures, asked, strict=True)]
     parts = sorted({part for s in scores for part in s.parts})
     figures = {part: _share([s.parts[part] for s in scores if part in s.parts]) for part in parts}
     main = [all(s.parts.get(part, True) for part in ("count", "shape", "colour", "background")) for s in scores]
@@ -139,10 +162,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         if args.num_prompts:
             found["one_thing"] = score_texts(pipeline, defaults, prompts(args.num_prompts, 1))
             found["two_things"] = score_texts(pipeline, defaults, prompts(args.num_prompts, 2))
-            found["largest_difference_together_alone"] = solo_difference(pipeline, defaults, prompts(4, 2))
+            found["short"] = score_texts(pipeline, defaults, short_prompts(args.num_prompts))
+            texts = [prompt.text for prompt in prompts(4, 2)]
+            found["largest_difference_together_alone"] = solo_difference(pipeline, defaults, texts)
         if args.num_expanded:
             texts, found["ideas_kept"] = expansion(args.expand, args.num_expanded)
-            found["expanded"] = score_texts(pipeline, defaults, texts)
+            found["expanded"] = score_texts(pipeline, defaults, [Prompt(text, text) for text in texts])
         if args.num_edits:
             edit = load_model(args.model, pipeline_class="FluxKontextPipeline")
             edit.pipeline.set_progress_bar_config(disable=True)
@@ -155,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default=str(MODELS["demo"].path))
     parser.add_argument("--expand", type=Path, default=MODELS["demo-expand"].path, help="the language model")
-    parser.add_argument("--num-prompts", type=int, default=300, help="for one and for two things, each")
+    parser.add_argument("--num-prompts", type=int, default=300, help="for one thing, for two, and short ones, each")
     parser.add_argument("--num-edits", type=int, default=200)
     parser.add_argument("--num-expanded", type=int, default=100)
     parser.add_argument("--num-scenes", type=int, default=32, help="for the autoencoder")

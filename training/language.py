@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from interlace.demo import MODELS
 from interlace.demo.shapes import COLOURS, SHAPES
-from training.captions import caption, place_words
+from training.captions import caption, place_words, with_article
 from training.common import Bar, Budget, learning_rate, load_checkpoint, save_checkpoint
 from training.scenes import Scene, random_scene
 from training.words import tokenizer, vocabulary
@@ -45,13 +45,13 @@ def _idea(scene: Scene, rng: random.Random, telling: float) -> str:
     def said(share: float) -> bool:
         return rng.random() < max(share, telling)
 
-    behind = f" on a {scene.background.colours[0]} background"
+    behind = f" on {with_article(scene.background.colours[0])} background"
     told_behind = behind if scene.background.pattern == "plain" and said(0.2) else ""
     if len(scene.things) == 2:
         if not said(0.5):
             return rng.choice(("two things", "two shapes"))
         names = [f"{t.colour} {t.shape}" if said(0.5) else t.shape for t in scene.things]
-        return rng.choice((f"a {names[0]} and a {names[1]}", f"{names[0]} and {names[1]}")) + told_behind
+        return " and ".join(map(with_article, names) if rng.random() < 0.5 else names) + told_behind
     thing = scene.things[0]
     if thing.shape in _ROUND and rng.random() < 0.4:
         about = f"something round and {thing.colour}", f"something {thing.colour} and round"
@@ -71,7 +71,8 @@ def _idea(scene: Scene, rng: random.Random, telling: float) -> str:
         thing.shape,
     ]
     where = f" {place_words(scene.place)}" if scene.place and said(0.2) else ""
-    return rng.choice(("a ", "", "draw a ", "a picture of a ", "show a ")) + " ".join(words) + where + told_behind
+    name, lead = " ".join(words), rng.choice(("", "draw ", "a picture of ", "show ", None))
+    return (name if lead is None else lead + with_article(name)) + where + told_behind
 
 
 def ideas(count: int, seed: int) -> list[str]:

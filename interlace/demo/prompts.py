@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from interlace.demo.shapes import COLOURS, PLACES, SHAPES, SIZES
 
 _COLOUR, _SHAPE, _SIZE = "|".join(COLOURS), "|".join(SHAPES), "|".join(SIZES)
+_SAME_WORDS = {"big": "large", "tiny": "small", "middle": "center"}
 _RELATION_WORDS = {"left of": "left of", "right of": "right of", "above": "above", "over": "above", "below": "below",
                    "under": "below", "inside": "inside", "behind": "behind"}  # fmt: skip
 
@@ -32,7 +33,8 @@ class Expectation:
 
 def parse(prompt: str) -> Expectation:
     """The things, their relation or place and the background in a prompt of the demo model's language."""
-    text, pattern, colours = _background_words(" ".join(prompt.lower().replace(",", " ").split()))
+    words = prompt.lower().replace(",", " ").replace(".", " ").split()
+    text, pattern, colours = _background_words(" ".join(_SAME_WORDS.get(word, word) for word in words))
     found = re.findall(rf"(?:\b({_SIZE}) )?(?:\b({_COLOUR}) )?\b({_SHAPE})\b", text)
     things = tuple(Wanted(shape, colour or None, size or None) for size, colour, shape in found)
     relation = place = None
@@ -52,6 +54,7 @@ def _background_words(text: str) -> tuple[str, str | None, tuple[str, ...]]:
         (rf"({_COLOUR}) and ({_COLOUR}) striped background", "striped"),
         (rf"({_COLOUR}) and ({_COLOUR}) checked background", "checked"),
         (rf"({_COLOUR}) background", "plain"),
+        (rf"\bon ({_COLOUR})$", "plain"),
     )
     for expression, pattern in patterns:
         if match := re.search(expression, text):
