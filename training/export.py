@@ -44,12 +44,13 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Shapes: circle, square, triangle, star, ring, cross, heart, moon.
 - Colours: red, orange, yellow, green, cyan, blue, purple, pink, white, black.
 - Sizes small, medium, large; one to three things; left of, right of, above, below, inside, behind.
+- What a prompt leaves out is as usual: medium, in the center, left to right, on white ("a red circle").
 - Backgrounds: plain, gradient, striped, checked.
 - Pictures from 64 to 192 pixels a side, in steps of 16; best at 128x128, other sizes were hardly trained.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
-Its training was short: outlines are a little rough, about one picture in ten of one thing and one in five of two
-has a wrong shape, and so has one edit in three, which frays the outlines.
+Its training was short: outlines are a little rough, about one picture in twelve of one thing and one in five of two
+has a wrong shape, and so has one edit in four, which frays the outlines.
 `training/README.md` has the measured figures and how to train it again.
 """
 
@@ -71,25 +72,10 @@ def _averaged(module: Any, state: dict[str, Any]) -> Any:
     return module
 
 
-def assemble(
-    vae: AutoencoderKL,
-    checkpoint: Path,
-    *,
-    averaged: bool = True,
-    earlier: Path | None = None,
-    earlier_share: float = 0.4,
-) -> FluxPipeline:
-    """The pipeline of a denoiser's checkpoint.
-
-    With `earlier`, `earlier_share` of the averaged weights is that checkpoint's, of the same training (weight averaging
-    as in Izmailov et al. 2018, of two points).
-    """
+def assemble(vae: AutoencoderKL, checkpoint: Path, *, averaged: bool = True) -> FluxPipeline:
+    """The pipeline of a denoiser's checkpoint."""
     state = load_checkpoint(checkpoint)
     assert state is not None, f"{checkpoint} does not exist"
-    if earlier is not None:
-        before = load_checkpoint(earlier)
-        assert before is not None, f"{earlier} does not exist"
-        state["average"] = {n: torch.lerp(v, before["average"][n], earlier_share) for n, v in state["average"].items()}
     words = tokenizer()
     model = Model(len(words))
     model.load_state_dict(state["model"])
@@ -123,16 +109,9 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("out/training/vae/model"), help="folder, or a checkpoint.pt")
     parser.add_argument("--denoiser", type=Path, default=Path("out/training/denoiser/checkpoint.pt"))
     parser.add_argument("--folder", type=Path, default=MODELS["demo"].path)
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--live", action="store_true", help="the last weights instead of the averaged ones")
-    weights.add_argument("--earlier", type=Path, help="a copy of an earlier checkpoint.pt, to average with")
-    parser.add_argument("--earlier-share", type=float, default=0.4, help="its share of the weights")
+    parser.add_argument("--live", action="store_true", help="the last weights instead of the averaged ones")
     args = parser.parse_args()
-    pipeline = assemble(
-        load_autoencoder(args.vae), args.denoiser, averaged=not args.live, earlier=args.earlier,
-        earlier_share=args.earlier_share,
-    )  # fmt: skip
-    export(pipeline, args.folder)
+    export(assemble(load_autoencoder(args.vae), args.denoiser, averaged=not args.live), args.folder)
     size = sum(f.stat().st_size for f in args.folder.rglob("*") if f.is_file())
     print(f"{args.folder}: {size / 1e6:.1f} MB")
 

@@ -98,12 +98,24 @@ def build(vocab_size: int) -> LlamaForCausalLM:
     return model
 
 
+def said_again(logits: torch.Tensor, tokens: torch.Tensor, labels: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+    """The loss for colours that were said already where another is due: a scene has every colour once.
+
+    `logits` are [rows, tokens, words], `tokens` and `labels` [rows, tokens], `colours` the colours' tokens.
+    Source: unlikelihood training, Welleck et al. 2019.
+    """
+    said = tokens[:, :, None] == colours
+    wrong = (said.cumsum(1) > 0) & ~said
+    likely = (logits[:, :-1].softmax(2)[:, :, colours] * wrong[:, 1:]).sum(2)
+    return -torch.log1p(-likely[torch.isin(labels[:, 1:], colours)].clamp(max=0.999)).mean()
+
+
 def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int) -> None:
     """Train or resume in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     words = tokenizer(MAX_LENGTH)
-    model = build(len(words))
+    model, colours = build(len(words)), torch.tensor(words.convert_tokens_to_ids(list(COLOURS)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     step, done, total = 0, 0.0, 0.0
     if state := load_checkpoint(folder / "checkpoint.pt"):
@@ -122,7 +134,8 @@ def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, pe
         for i, (a, b) in enumerate(rows):
             tokens[i, : len(a) + len(b)] = torch.tensor(a + b)
             labels[i, len(a) : len(a) + len(b)] = torch.tensor(b)
-        loss = model(input_ids=tokens, labels=labels).loss
+        output = model(input_ids=tokens, labels=labels)
+        loss = output.loss + said_again(output.logits, tokens, labels, colours)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
