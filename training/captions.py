@@ -75,13 +75,10 @@ def caption(scene: Scene, rng: random.Random, *, complete: bool = False, short: 
     """
     things = _things_words(scene, rng, complete, short)
     behind = background_words(scene.background)
-    on = f"{things} on {behind}"
+    on = things if short else f"{things} on {behind}"
     if complete:
         return on if len(scene.things) == 3 else rng.choice((on, f"{behind} with {things}", f"a picture of {on}"))
-    if short:
-        on = things
-    bare = _bare(things) if short else f"{_bare(things)}, {_bare(behind)}"
-    ways = [on, on, bare]
+    ways = [on, on, _without_articles(things if short else f"{things}, {behind}")]
     if scene.background.pattern == "plain" and not short:
         ways.append(f"{things} on {scene.background.colours[0]}")
     if len(scene.things) < 3:
@@ -91,7 +88,7 @@ def caption(scene: Scene, rng: random.Random, *, complete: bool = False, short: 
     return rng.choice(ways)
 
 
-def _bare(words: str) -> str:
+def _without_articles(words: str) -> str:
     return re.sub(r"\ban? ", "", words)
 
 
