@@ -18,7 +18,7 @@ from rich.table import Table
 
 from interlace import __version__
 from interlace.errors import ModelLoadError
-from interlace.models.places import model_folder, pipeline_class_of
+from interlace.models.places import model_folder, pipeline_class_of, read_settings
 from interlace.units import show_bytes
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "greenlet", "safetensors", "pillow", "pyarrow")
@@ -115,11 +115,11 @@ def describe_model(model: str, *, local_files_only: bool = False) -> dict[str, A
     from interlace.engine.exclusive import exclusive_reason
 
     folder, class_name = _find(model, local_files_only)
-    index = _read(folder / "model_index.json")
-    if not index:
+    index = read_settings(folder / "model_index.json")
+    if "_class_name" not in index:
         return _describe_language_model(model, folder)
     class_name = class_name or index["_class_name"]
-    own = _read(folder / "interlace.json")
+    own = read_settings(folder / "interlace.json")
     components = {
         name: _component(folder / name, library_and_class[1])
         for name, library_and_class in index.items()
@@ -153,21 +153,11 @@ def _find(model: str, local_files_only: bool) -> tuple[Path, str | None]:
         raise ModelLoadError(f"can't find {model!r}, neither as a directory nor on the hub: {first_line}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelLoadError(f"can't read {path}: {error}; expected a JSON object") from error
-
-
 def _describe_language_model(model: str, folder: Path) -> dict[str, Any]:
-    config = _read(folder / "config.json")
+    config = read_settings(folder / "config.json")
     if not config.get("architectures"):
         raise ModelLoadError(
-            f"{folder} holds neither a model_index.json nor a config.json with architectures; "
+            f"{folder} holds neither a model_index.json with a _class_name nor a config.json with architectures; "
             "expected a directory in the format of diffusers or transformers"
         )
     text = config.get("text_config", config)

@@ -193,6 +193,15 @@ def test_info_describes_a_language_model(capsys: pytest.CaptureFixture[str]) -> 
     assert described["context_tokens"] == 64
 
 
+@pytest.mark.parametrize("text", ["{}", "[1]", "{"])
+def test_info_of_a_broken_index_gives_status_2(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model_index.json").write_text(text)
+    assert run(["info", "--model-name", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "model_index.json" in said
+    assert "unexpected" not in said
+
+
 @pytest.mark.parametrize("command", ["info", "t2i"])
 @pytest.mark.parametrize("model_name", ["~no-such-user/model", "demo-expand/none", "no/such/model/at/all"])
 def test_a_name_of_no_model_gives_status_2(

@@ -4,6 +4,7 @@ import random
 import re
 from dataclasses import replace
 
+from interlace.demo.prompts import SAME_WORDS
 from training.scenes import (
     COLOURS,
     PLACES,
@@ -25,10 +26,10 @@ _RELATION_WORDS = {
 }  # fmt: skip
 _PLACE_WORDS = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
                 "center": "in the center"}  # fmt: skip
-# What a prompt need not say: a thing on its own has these colours, the background this one.
+# The colours that a short caption need not say.
 USUAL_COLOURS = {"circle": "blue", "square": "green", "triangle": "orange", "star": "yellow", "ring": "purple",
                  "cross": "red", "heart": "red", "moon": "yellow"}  # fmt: skip
-_OTHER_WORDS = {"large": "big", "small": "tiny", "in the center": "in the middle"}
+_OTHER_WORDS = {word: other for other, word in SAME_WORDS.items()}
 
 
 def usual_background(scene: Scene) -> Background:
@@ -112,7 +113,9 @@ def _thing_words(thing: Thing, scene: Scene, rng: random.Random, complete: bool,
 
 
 def _varied(words: str, rng: random.Random, complete: bool) -> str:
-    return _OTHER_WORDS[words] if words in _OTHER_WORDS and not complete and rng.random() < 0.25 else words
+    before, space, last = words.rpartition(" ")
+    varied = last in _OTHER_WORDS and not complete and rng.random() < 0.25
+    return f"{before}{space}{_OTHER_WORDS[last]}" if varied else words
 
 
 def random_edit(rng: random.Random, *, jitter: float = SLIGHT) -> tuple[Scene, str, Scene]:

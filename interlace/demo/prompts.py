@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from interlace.demo.shapes import COLOURS, PLACES, SHAPES, SIZES
 
 _COLOUR, _SHAPE, _SIZE = "|".join(COLOURS), "|".join(SHAPES), "|".join(SIZES)
-_SAME_WORDS = {"big": "large", "tiny": "small", "middle": "center"}
+SAME_WORDS = {"big": "large", "tiny": "small", "middle": "center"}
 _RELATION_WORDS = {"left of": "left of", "right of": "right of", "above": "above", "over": "above", "below": "below",
                    "under": "below", "inside": "inside", "behind": "behind"}  # fmt: skip
 
@@ -34,7 +34,7 @@ class Expectation:
 def parse(prompt: str) -> Expectation:
     """The things, their relation or place and the background in a prompt of the demo model's language."""
     words = prompt.lower().replace(",", " ").replace(".", " ").split()
-    text, pattern, colours = _background_words(" ".join(_SAME_WORDS.get(word, word) for word in words))
+    text, pattern, colours = _background_words(" ".join(SAME_WORDS.get(word, word) for word in words))
     found = re.findall(rf"(?:\b({_SIZE}) )?(?:\b({_COLOUR}) )?\b({_SHAPE})\b", text)
     things = tuple(Wanted(shape, colour or None, size or None) for size, colour, shape in found)
     relation = place = None

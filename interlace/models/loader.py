@@ -4,7 +4,6 @@ A model directory may hold an `interlace.json`: {"defaults": {pipeline class: {a
 "description": "..."}.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from interlace.errors import InvalidRequestError, ModelLoadError
 from interlace.models.editing import EditModel
 from interlace.models.glm import mend_glm_image
 from interlace.models.optimize import Optimizations
-from interlace.models.places import model_folder, pipeline_class_of
+from interlace.models.places import model_folder, pipeline_class_of, read_settings
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def load_model(
     except Exception as error:
         hint = "expected a directory with a model_index.json, a hub id such as black-forest-labs/FLUX.1-dev, or 'demo'"
         raise ModelLoadError(f"cannot load model {str(model)!r}: {error}; {hint}") from error
-    settings = _settings(source)
+    settings = read_settings(Path(source) / "interlace.json")
     pipeline = pipeline.to(device)
     if optimizations is not None:
         optimizations.apply(pipeline)
@@ -112,13 +111,3 @@ def _pipeline_class(name: str | None) -> type[DiffusionPipeline]:
             f"pipeline_class is {name!r}; expected a pipeline of diffusers {diffusers.__version__}"
         )
     return found
-
-
-def _settings(source: str) -> dict[str, Any]:
-    path = Path(source) / "interlace.json"
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ModelLoadError(f"{path} is not a JSON object: {error}") from error
