@@ -50,9 +50,9 @@ def _take(browser: Browser, url: str, options: dict[str, object], path: Path) ->
 
 
 def _wait_for_step(visitor: Visit, step: int) -> None:
-    """Until the newest card is at that step, or a few further."""
+    """Until the newest card is at that step, or a few further; looked at with every frame, not every second."""
     wanted = re.compile(f"Step ({'|'.join(str(step + more) for more in range(5))}) of ")
-    expect(visitor.page.locator(".card-state").first).to_have_text(wanted, timeout=WAIT_MS)
+    visitor.page.locator(".card-state").first.filter(has_text=wanted).wait_for(timeout=WAIT_MS)
 
 
 if __name__ == "__main__":
