@@ -1,294 +1,300 @@
-"""The loop: admit, schedule, execute, resume. Runs in one thread; `thread.py` gives it one and a public face."""
+"""`Engine`: a pipeline and a thread that runs it for many requests at once. Safe to call from any thread."""
 
-import logging
-from collections.abc import Iterable
-from concurrent.futures import Future
+import contextlib
+import copy
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import InvalidStateError
 from dataclasses import replace
-from time import monotonic, perf_counter
-from typing import Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 
 from interlace.config import EngineConfig
-from interlace.engine.call import ModuleCall
-from interlace.engine.cost import CostModel
-from interlace.engine.exclusive import exclusive_reason
-from interlace.engine.executor import Executor, Outcome
-from interlace.engine.first_block import FirstBlockCache
-from interlace.engine.fitting import Fitting
-from interlace.engine.forecast import Forecast
-from interlace.engine.fuse import tensors
-from interlace.engine.intercept import Interception
-from interlace.engine.memory import MemoryModel
-from interlace.engine.preview import watch_steps
-from interlace.engine.scheduler import DECODE, ENCODE, Pending, Scheduler, stage_of
-from interlace.engine.shortcuts import Shortcuts
-from interlace.engine.strand import Finished, Strand
-from interlace.engine.ticket import Ticket
-from interlace.engine.view import ViewFactory
-from interlace.errors import AbortedError, DeadlineExceededError, NonFiniteOutputError
+from interlace.engine.allocator import keep_memory
+from interlace.engine.caches.prompt import PromptCache
+from interlace.engine.costs import costs_of
+from interlace.engine.lifecycle import RequestFuture, refuse_in_engine_thread, register
+from interlace.engine.loop import EngineCore
+from interlace.engine.memory.footprint import budget_of
+from interlace.engine.pipeline.routine import Routine
+from interlace.engine.pipeline.variants.outfit import Outfit
+from interlace.engine.pipeline.view import modules_of
+from interlace.engine.policy.memory import MemoryModel
+from interlace.engine.runner import Runner
+from interlace.engine.statistics import EngineSeconds, EngineStatistics, LiveRequest, RequestCounts
+from interlace.engine.ticket import EngineListener, StepListener, Ticket
+from interlace.engine.tickets.book import Book
+from interlace.engine.tickets.submission import make_ticket, of_steps
+from interlace.errors import EngineClosedError, EngineDeadError, InvalidRequestError
 
-logger = logging.getLogger("interlace.engine")
+if TYPE_CHECKING:
+    from interlace.engine.group.group import Lead
 
 
-class EngineCore:
-    """Owns the strands of one pipeline. Not thread-safe: every method is called in the engine's thread."""
+class Engine:
+    """Runs a loaded diffusers pipeline for many requests at once; takes the pipeline's own arguments.
+
+    Each request gets what `pipeline(**kwargs)` would have returned alone. While the engine is open its modules are
+    intercepted; the pipeline itself still works for anybody else. Options are the fields of `EngineConfig`.
+
+    Raises `InvalidRequestError` for a wrong option or something that is not a pipeline.
+    """
 
     def __init__(
         self,
-        pipeline: DiffusionPipeline,
-        config: EngineConfig,
-        cost: CostModel | None = None,
-        memory: MemoryModel | None = None,
+        pipeline: DiffusionPipeline | Routine,
+        config: EngineConfig | None = None,
+        *,
+        lead: "Lead | None" = None,
+        **options: Any,
     ) -> None:
-        self._pipeline = pipeline
-        self._config = config
-        self.exclusive = exclusive_reason(type(pipeline))
-        by_block = config.cache_type == "first_block_cache"  # first of all: it may refuse the pipeline
-        self._blocks = FirstBlockCache(pipeline, config.threshold) if by_block else None
-        self._interception = Interception(pipeline)
-        self._views = ViewFactory(pipeline)
-        self.cost = cost or CostModel()
-        self._forecast = Forecast(type(pipeline).__call__, self.cost)
-        self.memory = memory or MemoryModel()
-        self._scheduler = Scheduler(config, self.cost, self.memory)
-        self.executor = Executor(config, self.cost, self._blocks, Fitting(self.memory, pipeline.device))
-        self.shortcuts = Shortcuts(config, self.executor, self._blocks)
-        self._waiting: dict[str, Ticket] = {}
-        self._running: dict[str, Ticket] = {}
-        self.loop_seconds = 0.0
-        self.strand_seconds = 0.0
-        self._settled: list[tuple[Future[Any], Any, BaseException | None]] = []
-        self.forwarding: tuple[str, ...] = ()  # the requests of the forward that runs, or ran last
-        self.finished: dict[str, int] = {"ok": 0, "error": 0, "aborted": 0}
+        if not isinstance(pipeline, (DiffusionPipeline, Routine)):
+            raise InvalidRequestError(f"{type(pipeline).__name__}: expected a loaded DiffusionPipeline or Engine.over")
+        self.pipeline = pipeline
+        self.config = config or EngineConfig(**options)
+        if pipeline.device.type == "cpu":
+            keep_memory()
+        memory = MemoryModel(*budget_of(modules_of(pipeline).values(), pipeline.device, self.config))
+        self._core = EngineCore(pipeline, self.config, costs_of(pipeline), memory)
+        self.lead = lead
+        if lead is not None:
+            self._core.executor.run_module = lead.run
+        self._lock, self._book = threading.Lock(), Book()
+        self._dead: BaseException | None = None
+        self._core.endings.on_end = self._book.forget
+        self._runner = Runner(self._core, self._die)
+        register(self)
+
+    @classmethod
+    def over(
+        cls,
+        function: Callable[..., Any],
+        modules: Mapping[str, torch.nn.Module],
+        config: EngineConfig | None = None,
+        *,
+        lanes: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Self:
+        """An engine for any callable: its runs share the forwards of `modules`, by name, that it calls on its way.
+
+        Requests are the callable's keyword arguments. Modules that `lanes` puts in different lanes take turns. Raises
+        `InvalidRequestError` for what is no callable or module.
+        """
+        return cls(Routine(function, modules, lanes), config, **options)
+
+    def submit(
+        self,
+        kwargs: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        on_step: StepListener | None = None,
+        listener: EngineListener | None = None,
+        preview_every: int = 0,
+        hold_guidance_after: float | None = None,
+        adapters: Mapping[str, float] | None = None,
+        scheduler: SchedulerMixin | None = None,
+        helpers: Mapping[str, Any] | None = None,
+        outfit: Outfit | None = None,
+        pipeline: DiffusionPipeline | None = None,
+    ) -> RequestFuture:
+        """Queue one call of the pipeline. The future gets its output or its error; `future.ticket` tells how it went.
+
+        Containers among the arguments are copied now; tensors and generators are the caller's own.
+        `adapters` are names of adapters (LoRA) that are loaded, with weights: those and no others, whatever the
+        pipeline has active. `scheduler` takes the place of the pipeline's own, and so do `helpers`, small parts by
+        name without state. `outfit` is what this request alone has on its modules, `pipeline` a sibling to run instead,
+        which `adopt` was told of. `listener(event)` hears of its start, steps, previews and end, `on_step(step,
+        num_steps, latents)` of steps and previews; both must be quick. Cancelling the future aborts the request.
+
+        Raises `EngineClosedError`, `EngineDeadError`, or `InvalidRequestError` when `request_id` is in use.
+        """
+        if adapters:
+            self._core.executor.adapters.check(list(modules_of(self.pipeline).values()), adapters)
+        ticket = self._ticket(kwargs, request_id, pipeline)
+        ticket.listener = of_steps(on_step) if listener is None and on_step is not None else listener
+        ticket.priority, ticket.preview_every = priority, preview_every
+        ticket.deadline = None if timeout_s is None else monotonic() + timeout_s
+        ticket.hold_guidance_after, ticket.outfit = hold_guidance_after, outfit
+        ticket.adapters = None if adapters is None else dict(adapters)
+        ticket.helpers = {**(helpers or {}), **({"scheduler": copy.deepcopy(scheduler)} if scheduler else {})}
+        self._queue([ticket])
+        return cast(RequestFuture, ticket.future)
+
+    def map(self, requests: Iterable[Mapping[str, Any]]) -> list[Any]:
+        """Run all calls; one item each, in order: the pipeline's own output, or the exception that it raised.
+
+        Raises as `submit`; where the wait is interrupted (Ctrl-C) the requests are aborted.
+        """
+        refuse_in_engine_thread(self._runner.thread, "map()")
+        tickets = [self._ticket(kwargs) for kwargs in requests]
+        self._queue(tickets)
+        try:
+            return [ticket.future.exception() or ticket.future.result() for ticket in tickets]
+        except BaseException:
+            for ticket in tickets:
+                self.abort(ticket.request_id)
+            raise
+
+    def _ticket(
+        self, kwargs: Mapping[str, Any], request_id: str | None = None, pipeline: DiffusionPipeline | None = None
+    ) -> Ticket:
+        if pipeline is not None and not self._core.tenancy.has(pipeline):
+            text = f"the engine knows no such {type(pipeline).__name__}; call adopt first"
+            raise InvalidRequestError(text, "pipeline")
+        future = RequestFuture()
+        ticket = make_ticket(kwargs, self._core.tenancy.parts(pipeline), future, request_id)
+        ticket.pipeline = pipeline
+        future.ticket, future.engine = ticket, weakref.ref(self)
+        return ticket
+
+    def _queue(self, tickets: list[Ticket]) -> None:
+        """All of them or none: either the engine knows them, or `submit` raises."""
+        with self._lock:
+            self._check_open()
+            self._book.enter(tickets)
+            self._runner.post(lambda: self._core.add(tickets))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within, no forward runs and no request goes on: for changes of the modules that others may not see half done.
+
+        Raises `EngineClosedError` or `EngineDeadError`.
+        """
+        with self._runner.paused(self._post, self._check_open):
+            yield
+
+    def _post(self, message: Callable[[], object]) -> None:
+        with self._lock:
+            self._check_open()
+            self._runner.post(message)
+
+    def gathering(self) -> contextlib.AbstractContextManager[None]:
+        """Within, what is submitted waits for the rest, a tenth of a second at most, to start with it."""
+        return self._runner.gathering()
+
+    def adopt(self, sibling: DiffusionPipeline) -> None:
+        """Let requests run `sibling`, another pipeline over this one's modules (a ControlNet's, say); they share.
+        Raises `EngineClosedError` or `EngineDeadError`, and `InvalidRequestError` for one that has none of its modules.
+        """
+        own = {id(module) for module in modules_of(self.pipeline).values()}
+        if not any(id(module) in own for module in modules_of(sibling).values()):
+            text = f"{type(sibling).__name__} has no module of {type(self.pipeline).__name__}; open an engine for it"
+            raise InvalidRequestError(text, "pipeline")
+        with self.paused():
+            self._core.tenancy.adopt(sibling)
+
+    def weights_changed(self, num_bytes: int) -> int | None:
+        """While paused: weights of so many bytes came (below 0: went). Bytes left for forwards; None: no limit."""
+        return self._core.weights_changed(num_bytes)
+
+    def abort(self, request_id: str) -> bool:
+        """End a request at the next forward with `AbortedError`. False when there is no such request."""
+        known = request_id in self._book
+        self._runner.post(lambda: self._core.abort(request_id))
+        return known
 
     @property
-    def tickets(self) -> list[Ticket]:
-        """Every request that has no result yet, oldest first."""
-        return sorted([*self._waiting.values(), *self._running.values()], key=lambda t: t.order)
+    def exclusive(self) -> str | None:
+        """Why requests run one at a time; None where they share."""
+        return self._core.tenancy.exclusive
 
-    def add(self, tickets: Iterable[Ticket]) -> None:
-        """Queue requests; each one's future gets the pipeline's output or the error."""
-        self._waiting.update((ticket.request_id, ticket) for ticket in tickets)
+    @property
+    def prompt_cache(self) -> PromptCache | None:
+        """Where text encodings are kept. Several engines may share one; to be set before the first request."""
+        return self._core.shortcuts.prompt_cache
 
-    def abort(self, request_id: str, error: BaseException | None = None) -> None:
-        """End a request at the next forward, with `AbortedError` unless another error is given."""
-        ticket = self._waiting.get(request_id) or self._running.get(request_id)
-        if ticket is not None:
-            ticket.aborted = error or AbortedError(f"request {request_id} was aborted")
+    @prompt_cache.setter
+    def prompt_cache(self, cache: PromptCache | None) -> None:
+        self._core.shortcuts.prompt_cache = cache
 
-    def step(self) -> float | None:
-        """Run one forward. Returns the seconds to wait before the next: 0 for none, None when nothing is to be done."""
-        start = perf_counter()
-        self._drop_ended()
-        wait = self._admit()
-        group = self._schedule()
-        if group:
-            self._resume(group, self._execute(group))
-        self.loop_seconds += perf_counter() - start
-        self._tell()
-        if group or self._running:
-            return 0.0
-        return wait if self._waiting else None
+    def statistics(self) -> EngineStatistics:
+        """Counts since the start: forwards and rows by module, what isn't shared and why, where the time went.
 
-    def close(self, error: BaseException) -> None:
-        """End every request with `error` and leave the pipeline as it was."""
-        for ticket in self.tickets:
-            self._end(ticket, error)
-        self._tell()
-        self._interception.close()
-        if self._blocks is not None:
-            self._blocks.close()
-
-    def _drop_ended(self) -> None:
-        now = monotonic()
-        for ticket in self.tickets:
-            if ticket.aborted is not None or ticket.deadline is None:
-                pass
-            elif now > ticket.deadline:
-                waited = now - ticket.submitted
-                ticket.aborted = DeadlineExceededError(f"request {ticket.request_id} not done after {waited:.2f} s")
-            elif self._config.shed_hopeless and now + (left := self._left(ticket)) > ticket.deadline:
-                ticket.aborted = DeadlineExceededError(
-                    f"request {ticket.request_id} needs about {left:.2f} s more, its timeout ends in "
-                    f"{max(ticket.deadline - now, 0):.2f} s; allow more time or send fewer requests"
-                )
-            if ticket.aborted is not None:
-                self._end(ticket, ticket.aborted)
-
-    def _admit(self) -> float:
-        if not self._waiting:
-            return 0.0
-        if self.exclusive and self._running:
-            return 0.0
-        waiting = [ticket.waiting(self._left(ticket)) for ticket in self._waiting.values()]
-        admitted, wait = self._scheduler.admit(waiting, len(self._running), monotonic())
-        for request_id in admitted[:1] if self.exclusive else admitted:
-            self._start(self._waiting.pop(request_id))
-        return wait
-
-    def _start(self, ticket: Ticket) -> None:
-        self._running[ticket.request_id] = ticket
-        ticket.metrics.queue_s = monotonic() - ticket.submitted
-        self.shortcuts.start(ticket)
-        ticket.strand = Strand(lambda: self._call_pipeline(ticket), ticket.ambient)
-        self._advance(ticket, None)
-
-    def _call_pipeline(self, ticket: Ticket) -> Any:
-        view = self._views.make(lambda done, total: self._on_step(ticket, done, total))
-        return view(**watch_steps(view, ticket))
-
-    def _on_step(self, ticket: Ticket, done: int, total: int) -> None:
-        ticket.metrics.num_steps, ticket.num_steps = done, total
-        if ticket.on_step is not None:
-            ticket.on_step(done, total, None)
-
-    def _schedule(self) -> list[Ticket]:
-        running = [ticket for ticket in self._running.values() if ticket.aborted is None]
-        pending = [ticket.pending for ticket in running if ticket.pending is not None]
-        group = self._scheduler.next_forward(pending, self.executor.row_limits, monotonic())
-        return self.shortcuts.distinct([self._running[call.request_id] for call in group]) if group else []
-
-    def _execute(self, group: list[Ticket]) -> list[Outcome]:
-        calls = [ticket.call for ticket in group if ticket.call is not None]
-        ambients = [ticket.ambient for ticket in group]
-        self.forwarding = tuple(ticket.request_id for ticket in group)
-        return self.executor.run(calls, ambients)
-
-    def _resume(self, group: list[Ticket], outcomes: list[Outcome]) -> None:
-        encoded = any(ticket.pending is not None and ticket.pending.stage == ENCODE for ticket in group)
-        for ticket, outcome in zip(group, outcomes, strict=True):
-            self._account(ticket, outcome)
-            self._advance(ticket, outcome)
-        if encoded:
-            for ticket in list(self._running.values()):
-                if ticket.aborted is None and (known := self.shortcuts.late(ticket)) is not None:
-                    self._advance(ticket, Outcome(known))
-
-    def _account(self, ticket: Ticket, outcome: Outcome) -> None:
-        assert ticket.pending is not None
-        metrics = ticket.metrics
-        metrics.num_forwards += 1
-        ticket.total_rows += outcome.rows
-        ticket.num_rows = outcome.rows
-        metrics.mean_rows = ticket.total_rows / metrics.num_forwards
-        if ticket.pending.stage == ENCODE:
-            metrics.encode_s += outcome.seconds
-        elif ticket.pending.stage == DECODE:
-            metrics.decode_s += outcome.seconds
-        else:
-            metrics.denoise_s += outcome.seconds
-            ticket.num_denoised += 1
-        if ticket.call is not None and outcome.error is None:
-            try:
-                outcome.value = self.shortcuts.learn(ticket, ticket.call, outcome.value)
-            except Exception as error:  # no memory for a copy, say: this request's error, nobody else's
-                outcome.error = error
-
-    def _advance(self, ticket: Ticket, outcome: Outcome | None) -> None:
-        """Run a strand up to its next call or its end."""
-        assert ticket.strand is not None
-        error = outcome.error if outcome else None
-        if outcome and not error and ticket.pending and ticket.pending.stage == DECODE:
-            error = self._not_finite(ticket, outcome.value)
-        start = perf_counter()
-        said = ticket.strand.resume(outcome.value if outcome else None, error)
-        while isinstance(said, ModuleCall):
-            try:
-                said, known = self.shortcuts.take(ticket, said)
-            except Exception as failure:
-                said = ticket.strand.resume(None, failure)
-                continue
-            if known is None:
-                break
-            said = ticket.strand.resume(known)
-        self.strand_seconds += perf_counter() - start
-        if isinstance(said, ModuleCall):
-            ticket.call, ticket.pending = said, self._describe(ticket, said)
-            ticket.aborted = ticket.aborted or self.executor.refusal(said)
-        else:
-            self._finish(ticket, said)
-
-    def _not_finite(self, ticket: Ticket, value: Any) -> NonFiniteOutputError | None:
-        """The error for NaN or Inf in a result; None when all is well or nobody asked."""
-        if not self._config.check_finite or all(
-            bool(torch.isfinite(t).all()) for t in tensors(value) if t.is_floating_point()
-        ):
-            return None
-        return NonFiniteOutputError(
-            f"the model gave NaN or Inf for request {ticket.request_id}; try another dtype (bfloat16 or float32), "
-            "seed or guidance scale"
+        From any thread, at any time: a look at what the engine's thread goes on counting.
+        """
+        core = self._core
+        counts, ends = core.executor.counts.statistics(), core.endings
+        strand_s, loop_s, forward_s = core.runs.seconds, core.loop_seconds, counts.seconds.forward
+        return replace(
+            counts,
+            exclusive=core.tenancy.exclusive,
+            requests=RequestCounts(
+                ok=ends.num_ok, error=ends.num_failed, aborted=ends.num_aborted, live=len(self._book)
+            ),
+            skipped=core.shortcuts.num_skipped,
+            guidance_held=core.shortcuts.num_held,
+            prompt_cache=None if self.prompt_cache is None else self.prompt_cache.statistics(),
+            lists=core.lists.stats(),
+            cost=core.cost.describe(),
+            memory=core.memory.describe(),
+            seconds=EngineSeconds(forward=forward_s, strand=strand_s, engine=loop_s - forward_s - strand_s),
         )
 
-    def _describe(self, ticket: Ticket, call: ModuleCall) -> Pending:
-        pending = Pending(
-            ticket.request_id,
-            call.target.label,
-            self.executor.signature(call),
-            stage_of(call.target.component, call.target.method),
-            call.rows,
-            call.tokens,
-            ticket.order,
-            ticket.priority,
-            self.executor.shape(call),
-            since=ticket.submitted,
-            deadline=ticket.deadline,
-            places=call.places,
-        )
-        return pending if self._config.policy == "fifo" else replace(pending, remaining=self._left(ticket, pending))
+    def stats(self) -> dict[str, Any]:
+        """`statistics()` as plain data: {"forwards": {module: n}, "rows": {module: n}, "unfused": {...}, ...}."""
+        return self.statistics().as_dict()
 
-    def _left(self, ticket: Ticket, pending: Pending | None = None) -> float:
-        """Predicted seconds that the request would still take alone."""
-        pending = pending or ticket.pending
-        if pending is None:
-            return self._forecast.waiting(ticket.kwargs)
-        done = ticket.metrics.num_steps
-        return self._forecast.running(ticket.kwargs, pending, done, ticket.num_steps, ticket.num_denoised)
+    def live(self) -> list[LiveRequest]:
+        """Every request without a result, oldest first: request_id, state ("waiting" or "running"), step of num_steps,
+        and the rows of the last forward that it took part in. A look from outside: it may be a forward late."""
+        return self._book.live()
 
-    def _finish(self, ticket: Ticket, said: Finished) -> None:
-        error = said.error
-        if error is None:
-            error = self._not_finite(ticket, said.value)
-        if error is not None:
-            self._interception.restore_baselines()
-        self._settle(ticket, said.value, error)
+    @property
+    def is_open(self) -> bool:
+        """False once it was closed, or its thread has ended."""
+        return self._dead is None
 
-    def _end(self, ticket: Ticket, error: BaseException) -> None:
-        """End a request from outside: throw into its strand, free its slot, give its owner the error."""
-        if ticket.strand is not None:
-            ticket.strand.stop(error)
-            self._interception.restore_baselines()
-        self._settle(ticket, None, error)
+    def forwarding(self) -> tuple[str, ...]:
+        """The requests that share the current forward, or the last one while others run; empty when idle."""
+        return self._core.forwarding
 
-    def _settle(self, ticket: Ticket, value: Any, error: BaseException | None) -> None:
-        self._running.pop(ticket.request_id, None)
-        self._waiting.pop(ticket.request_id, None)
-        self._scheduler.forget(ticket.request_id)
-        ticket.metrics.total_s = monotonic() - ticket.submitted
-        ticket.call = ticket.pending = ticket.strand = ticket.step_cache = ticket.guidance = None
-        ticket.block_memories.clear()
-        outcome = "ok" if error is None else "aborted" if isinstance(error, AbortedError) else "error"
-        self.finished[outcome] += 1
-        if not self._running:
-            self.forwarding = ()
-            self._free_hooks()
-        self._settled.append((ticket.future, value, error))
+    def close(self, timeout_s: float | None = None) -> None:
+        """Stop; pending requests get `EngineClosedError`. The pipeline is left as its owner has it now.
 
-    def _tell(self) -> None:
-        """Hand out what has ended, last in a step, so that whoever waits finds the counts complete."""
-        settled, self._settled = self._settled, []
-        for future, value, error in settled:
-            if not future.done():
-                _set(future, value, error)
+        Waits for the forward that runs, at most `timeout_s`. May be called twice.
+        """
+        refuse_in_engine_thread(self._runner.thread, "close()")
+        with self._lock:
+            already, self._dead = self._dead, self._dead or EngineClosedError("the engine is closed; make a new one")
+            if already is None:
+                self._runner.stop()
+        self._runner.thread.join(timeout_s)
+        if already is None and self.lead is not None:
+            self.lead.close()
+        self._core.cost.save()
 
-    def _free_hooks(self) -> None:
-        if getattr(self._pipeline, "_all_hooks", None):
-            self._pipeline.maybe_free_model_hooks()
+    def die_in_child(self) -> None:
+        """This process was forked from the engine's: nothing runs here."""
+        self._lock = threading.Lock()
+        self._dead = EngineDeadError("the engine stayed in the parent process of this fork")
+        self._book.clear()
+        self._core.tenancy.leave()
 
+    def __enter__(self) -> Self:
+        return self
 
-def _set(future: "Future[Any]", value: Any, error: BaseException | None) -> None:
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if isinstance(self._dead, EngineClosedError):
+            raise self._dead
+        if self._dead is not None:
+            raise EngineDeadError(f"the engine's thread has ended: {self._dead!r}; make a new engine")
+
+    def _die(self, error: BaseException) -> None:
+        with self._lock:
+            self._dead = self._dead or error
+        dead = EngineDeadError(f"the engine's thread ended: {error!r}")
+        dead.__cause__ = error
+        for ticket in self._book.tickets:
+            with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+                ticket.future.set_exception(dead)
+        self._book.clear()
+        self._core.close(dead)

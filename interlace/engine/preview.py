@@ -1,5 +1,6 @@
 """Cheap previews: latents to RGB by a linear map fitted once per VAE, at a chosen stride of steps."""
 
+import copy
 import inspect
 import logging
 import threading
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("interlace.engine")
 
 
-def watch_steps(view: DiffusionPipeline, ticket: "Ticket") -> Mapping[str, Any]:
+def watch_steps(view: DiffusionPipeline, ticket: "Ticket") -> Mapping[str, object]:
     """The request's arguments, with a step callback that hands out latents where previews are wanted and possible."""
-    if not ticket.preview_every or ticket.on_step is None:
+    if not ticket.preview_every or ticket.listener is None:
         return ticket.kwargs
     if "callback_on_step_end" not in inspect.signature(view.__call__).parameters:
         return ticket.kwargs
@@ -36,8 +37,8 @@ def _with_preview(ticket: "Ticket", theirs: Callable[..., Any] | None, *, keep_l
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         latents = tensors["latents"]
         last = step + 1 >= ticket.num_steps  # of that one the output itself is on its way
-        if (step + 1) % ticket.preview_every == 0 and not last and ticket.on_step is not None:
-            ticket.on_step(step + 1, ticket.num_steps, latents.detach().clone())
+        if (step + 1) % ticket.preview_every == 0 and not last:
+            ticket.tell("preview", step + 1, latents.detach().clone())
         if theirs is None:
             return {}
         seen = tensors if keep_latents else {k: v for k, v in tensors.items() if k != "latents"}
@@ -55,12 +56,31 @@ def fit_rgb_factors(vae: torch.nn.Module, *, size: int = 128, samples: int = 8) 
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(samples, 3, 4, 4, generator=generator) * 2 - 1
     pictures = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
-    posterior = vae.encode(pictures.to(parameter.device, parameter.dtype))
+    given = pictures.to(parameter.device, parameter.dtype)
+    if of_films(vae):  # a picture is a film of one frame
+        twin: Any = _twin(vae)
+        posterior = type(twin).encode(twin, given[:, :, None])
+    else:
+        encode: Callable[[torch.Tensor], Any] = getattr(vae, "encode")  # noqa: B009 - diffusers' own
+        posterior = encode(given)
     latents = (posterior.latent_dist.mode() if hasattr(posterior, "latent_dist") else posterior.latent).float().cpu()
+    latents = latents[:, :, 0] if latents.ndim == 5 else latents
     colours = torch.nn.functional.interpolate(pictures, size=latents.shape[-2:], mode="area")
     rows = latents.movedim(1, -1).reshape(-1, latents.shape[1])
     rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
     return torch.linalg.lstsq(rows, colours.movedim(1, -1).reshape(-1, 3)).solution
+
+
+def of_films(vae: torch.nn.Module) -> bool:
+    """Whether a VAE's pictures have a time."""
+    return any(isinstance(module, torch.nn.Conv3d) for module in vae.modules())
+
+
+def _twin(vae: torch.nn.Module) -> torch.nn.Module:
+    """The same weights in modules of its own: VAEs of films keep frames in themselves while they run, and the engine
+    may be decoding with this one right now."""
+    own = (*vae.parameters(), *vae.buffers())
+    return copy.deepcopy(vae, {id(tensor): tensor for tensor in own})
 
 
 class Previewer:
@@ -90,13 +110,28 @@ class Previewer:
         if latents.ndim == 3:  # packed into tokens
             if not height or not width:
                 return None
+            if of_films(self._pipeline.vae):
+                return self._first_of_film(latents, height, width)
             try:
                 latents = self._pipeline._unpack_latents(latents, height, width, self._pipeline.vae_scale_factor)
             except RuntimeError:
                 return None  # this request's latents have another size than was asked for; the next one's may not
         if latents.ndim == 5:  # the first frame of a video
             latents = latents[:, :, 0]
-        pixels = self._raw(latents[0].float().cpu()).movedim(0, -1)  # [height, width, channels]
+        return self._coloured(latents[0])
+
+    def _first_of_film(self, tokens: torch.Tensor, height: int, width: int) -> Image.Image | None:
+        """The first frame of a film in tokens [rows, tokens, channels], frame after frame (LTX-Video)."""
+        scale = int(self._pipeline.vae_spatial_compression_ratio)
+        down, across = height // scale, width // scale
+        if not down or not across or tokens.shape[1] % (down * across):
+            return None
+        return self._coloured(tokens[0, : down * across].T.reshape(-1, down, across))
+
+    def _coloured(self, latents: torch.Tensor) -> Image.Image:
+        """[channels, height, width] as a picture of that size."""
+        assert self._factors is not None
+        pixels = self._raw(latents.float().cpu()).movedim(0, -1)  # [height, width, channels]
         rgb = pixels @ self._factors[:-1] + self._factors[-1]
         return Image.fromarray(((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
 

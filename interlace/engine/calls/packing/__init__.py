@@ -1,0 +1,1 @@
+"""Calls for pictures of several sizes in one forward: where their positions come from, attention by the row."""

@@ -1,0 +1,1 @@
+"""Bytes measured on the device, and forwards made to fit them."""

@@ -1,0 +1,1 @@
+"""One request's pipeline: a paused call (strand) on a private view. Knows nothing of fusing or scheduling."""

@@ -1,0 +1,1 @@
+"""Decisions: which call next, how many rows, what fits. Knows nothing of torch."""
