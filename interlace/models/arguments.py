@@ -1,57 +1,23 @@
 """A request in Interlace's terms as the arguments of one particular pipeline's call. Refuses what it can't take."""
 
 import inspect
-import secrets
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 
+from interlace.adapters import as_plain
 from interlace.errors import InvalidRequestError
+from interlace.models.films.lengths import Makes, check_picture, default_of, film_fps, length_arguments, makes
 from interlace.models.loader import LoadedModel
-from interlace.request import SAMPLING_FIELDS, Request, SamplingParams
+from interlace.models.schedulers import check_shift
+from interlace.request import Request, SamplingParams
 
 _PASSED = ("negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "true_cfg_scale", "strength",
            "num_frames", "max_sequence_length")  # fmt: skip
-
-
-def parse_prompt(item: str | Mapping[str, Any], sampling: SamplingParams, request_id: str) -> Request:
-    """A string, or a dict with "prompt", sampling fields, "multi_modal_data" and "request_id", as a `Request`.
-
-    Fields of the dict override `sampling`. Raises `InvalidRequestError` for an unknown field or a wrong value.
-    """
-    if isinstance(item, str):
-        return Request(request_id=request_id, prompt=item, sampling=sampling)
-    if not isinstance(item, Mapping):
-        raise InvalidRequestError(f"a prompt is a {type(item).__name__}; expected a text or a dict with 'prompt'")
-    values = dict(item)
-    prompt = values.pop("prompt", None)
-    if prompt is not None and not isinstance(prompt, str):
-        raise InvalidRequestError(
-            f"prompt is a {type(prompt).__name__}; expected one text: submit several prompts as several requests",
-            "prompt",
-        )
-    media = dict(values.pop("multi_modal_data", None) or {})
-    images = media.pop("image", ())
-    request_id = str(values.pop("request_id", request_id))
-    unknown = [name for name in values if name not in SAMPLING_FIELDS]
-    if unknown:
-        known = ["prompt", "multi_modal_data", "request_id", *sorted(SAMPLING_FIELDS)]
-        close = get_close_matches(unknown[0], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-        raise InvalidRequestError(f"unknown field {unknown[0]!r}; {hint}", unknown[0])
-    if "extra" in values:
-        values["extra"] = {**sampling.extra, **values["extra"]}
-    return Request(
-        request_id=request_id,
-        prompt=prompt,
-        sampling=replace(sampling, **values),
-        images=tuple(images) if isinstance(images, (list, tuple)) else (images,),
-        model_inputs=media,
-    )
 
 
 class ArgumentMapper:
@@ -60,38 +26,86 @@ class ArgumentMapper:
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
         self._name = type(model.pipeline).__name__
+        self.hash_of: Callable[[str], str | None] = lambda _: None  # of an adapter's file
         self.parameters = dict(inspect.signature(model.pipeline.__call__).parameters)
         self._output_type = self._tensor_output(model.pipeline)
 
-    def arguments(self, request: Request, seed: int) -> dict[str, Any]:
-        """The pipeline's arguments for one image of `request`, drawn with `seed`.
+    def arguments(self, request: Request) -> dict[str, Any]:
+        """The pipeline's arguments for a request for one image.
 
         Raises `InvalidRequestError` for whatever the pipeline does not take or the model's limits exclude.
         """
-        sampling = request.sampling
-        given = {name: getattr(sampling, name) for name in _PASSED if getattr(sampling, name) is not None}
-        given |= dict(request.model_inputs) | dict(sampling.extra)
-        if request.prompt is not None:
-            given["prompt"] = request.prompt
-        if request.images:
-            given["image"] = request.images[0] if len(request.images) == 1 else list(request.images)
+        sampling = request.drawing
+        given = self._given(request)
+        check_shift(self._model.pipeline, sampling.flow_shift)
         for name in given:
             self._check_known(name)
-        arguments = {**self._model.defaults, **given}
+        arguments = {**self._defaults, **given}
         self._check_size(arguments)
+        check_picture(self._model.pipeline, self.parameters, arguments)
         if "generator" in self.parameters:
-            arguments["generator"] = torch.Generator("cpu").manual_seed(seed)
+            arguments["generator"] = torch.Generator("cpu").manual_seed(sampling.seed or 0)
         if self._output_type is not None:
             arguments.setdefault("output_type", self._output_type)
         return arguments
 
+    def given(self, request: Request) -> frozenset[str]:
+        """The arguments that the request itself gives."""
+        return frozenset(self._given(request))
+
+    def _given(self, request: Request) -> dict[str, Any]:
+        sampling = request.drawing
+        given = {name: getattr(sampling, name) for name in _PASSED if getattr(sampling, name) is not None}
+        given |= dict(request.model_inputs) | dict(sampling.extra)
+        given |= self._length_arguments(sampling)
+        if request.prompt is not None:
+            given["prompt"] = request.prompt
+        if request.images:
+            given["image"] = request.images[0] if len(request.images) == 1 else list(request.images)
+        return given
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        """The model's, without what is no argument: how fast its films play."""
+        return {name: value for name, value in self._model.defaults.items() if name != "fps" or name in self.parameters}
+
+    def _length_arguments(self, sampling: SamplingParams) -> dict[str, Any]:
+        given = {name: getattr(sampling, name) for name in ("seconds", "fps", "num_frames")}
+        return length_arguments(self._model.pipeline, self.parameters, self._model.defaults, given)
+
+    @property
+    def makes(self) -> Makes:
+        """What comes out."""
+        return makes(self.parameters)
+
+    def fps(self, sampling: SamplingParams) -> float | None:
+        """Frames a second of the film that such a request makes; None where it makes none."""
+        if self.makes != "film":
+            return None
+        own = {name: default_of(self.parameters, name) for name in ("frame_rate", "fps")}
+        told = {**own, **self._defaults, **dict(sampling.extra)}
+        return film_fps(self._model.pipeline, told, self._model.defaults, sampling.fps)
+
     def resolved(self, request: Request) -> dict[str, Any]:
         """Every plain parameter that the request runs with: its own, the model's, the pipeline's defaults."""
-        own = {f.name: getattr(request.sampling, f.name) for f in fields(SamplingParams)}
+        own = {f.name: getattr(request.drawing, f.name) for f in fields(SamplingParams)}
         names = [name for name in _PASSED if name in self.parameters]
         defaults = {name: self.parameters[name].default for name in names}
         values = {**defaults, **self._model.defaults, **{n: own[n] for n in names if own[n] is not None}}
-        return {name: values[name] for name in names if isinstance(values[name], (int, float, str))}
+        found: dict[str, Any] = {name: values[name] for name in names if isinstance(values[name], (int, float, str))}
+        found |= self._length_arguments(request.drawing)
+        if (fps := self.fps(request.drawing)) is not None:
+            found["fps"] = fps
+        if request.drawing.flow_shift is not None:
+            found["flow_shift"] = request.drawing.flow_shift
+        if request.drawing.sampler is not None:
+            found["sampler"] = request.drawing.sampler
+        if request.drawing.lora:
+            found["lora"] = [{**one, "sha256": self.hash_of(one["name"])} for one in as_plain(request.drawing.lora)]
+        for name in ("controlnet", "ip_adapter"):
+            if choices := getattr(request.drawing, name):
+                found[name] = [one.plain() for one in choices]
+        return found
 
     def _check_known(self, name: str) -> None:
         takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self.parameters.values())
@@ -120,9 +134,3 @@ class ArgumentMapper:
         parameter = self.parameters.get("output_type")
         can = hasattr(pipeline, "image_processor") or hasattr(pipeline, "video_processor")
         return "pt" if parameter is not None and parameter.default in ("pil", "np") and can else None
-
-
-def seeds_of(sampling: SamplingParams) -> list[int]:
-    """One seed an image: the request's own and those that follow; a random start where none was given."""
-    first = sampling.seed if sampling.seed is not None else secrets.randbelow(2**32)
-    return [(first + i) % 2**63 for i in range(sampling.num_images)]

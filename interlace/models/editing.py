@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from interlace.errors import InvalidRequestError, ModelLoadError
+from interlace.models.loading.errors import why_not_loaded
 from interlace.models.places import model_folder, pipeline_class_of
 
 
@@ -156,6 +157,4 @@ def _hub_index(model: str, revision: str | None, local_files_only: bool) -> Mapp
     try:
         return dict(DiffusionPipeline.load_config(model, revision=revision, local_files_only=local_files_only))
     except Exception as error:  # of the hub and the network: no common base
-        words = " ".join(str(error).split())
-        hint = "expected a directory with a model_index.json, a hub id such as Qwen/Qwen-Image-Edit-2511, or demo-edit"
-        raise ModelLoadError(f"cannot find model {model!r}: {words}; {hint}") from error
+        raise ModelLoadError(why_not_loaded(model, error, "find")) from error

@@ -3,16 +3,19 @@ and transformers 5.10 and later, which hands out a map a picture.
 """
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 _TOKEN = 32  # pixels a side of one token of the language model
 
 
-def mend_glm_image(pipeline: Any) -> None:
+def mend_glm_image(pipeline: "DiffusionPipeline") -> None:
     """Makes edits work where the two libraries disagree; changes nothing where they agree. May be called again."""
     encoder = getattr(pipeline, "vision_language_encoder", None)
     if encoder is None or getattr(encoder, "_interlace_mended", False):
@@ -43,7 +46,7 @@ def _wants_maps(encoder: Any) -> bool:
     return "image_grid_thw" not in inspect.getsource(type(encoder.model).get_image_tokens).split('"""')[-1]
 
 
-def fit_picture(pipeline: Any, image: Image.Image) -> Image.Image:
+def fit_picture(pipeline: "DiffusionPipeline", image: Image.Image) -> Image.Image:
     """The picture in a size that both halves of the model see alike: sides in multiples of 32, within its limits.
 
     Others end in an error within the pipeline, where the language model's grid and the VAE's differ by a row.

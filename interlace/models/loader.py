@@ -4,8 +4,12 @@ A model directory may hold an `interlace.json`: {"defaults": {pipeline class: {a
 "description": "..."}.
 """
 
-from collections.abc import Mapping
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,22 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
+from interlace.engine.accelerator import default_device
+from interlace.engine.threads import release_team
 from interlace.errors import InvalidRequestError, ModelLoadError
+from interlace.extras import NOTHING, Extras
 from interlace.models.editing import EditModel
+from interlace.models.embeddings import load_embeddings
 from interlace.models.glm import mend_glm_image
+from interlace.models.loading.components import load_component
+from interlace.models.loading.devices import check_device
+from interlace.models.loading.errors import why_not_loaded
+from interlace.models.loading.quantize import Quantization, check_for_file, pipeline_config, quantize_in_place
+from interlace.models.loading.single_file import is_single_file, load_single_file
 from interlace.models.optimize import Optimizations
-from interlace.models.places import model_folder, pipeline_class_of, read_settings
+from interlace.models.places import ModelIndex, model_folder, pipeline_class_of, read_index, read_settings
+from interlace.models.quiet import quiet
+from interlace.models.schedulers import make_scheduler
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,13 @@ class LoadedModel:
     limits: Mapping[str, int] = field(default_factory=dict)
     description: str = ""
     all_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by pipeline class, this one's too
+    optimized: tuple[str, ...] = ()  # what was changed to make it faster or smaller, in words
+    extras: Extras = NOTHING  # what was brought to it; its adapters are loaded with its engine
+
+    @classmethod
+    def around(cls, pipeline: DiffusionPipeline, extras: Extras = NOTHING) -> "LoadedModel":
+        """A pipeline that somebody has already."""
+        return cls(name=type(pipeline).__name__, pipeline=pipeline, extras=extras)
 
 
 def load_model(
@@ -42,43 +64,109 @@ def load_model(
     local_files_only: bool = False,
     pipeline_class: str | None = None,
     optimizations: Optimizations | None = None,
+    extras: Extras = NOTHING,
 ) -> LoadedModel:
-    """Load `model` (a directory, a hub id, or a built-in name) onto `device`.
+    """Load `model` (a directory, a hub id, a built-in name, or a checkpoint in one file) onto `device`.
 
-    The pipeline class comes from `model_index.json` unless `pipeline_class` names another. `dtype` defaults to
-    bfloat16 on an accelerator and float32 on the CPU. Raises `ModelLoadError`, or `InvalidRequestError` for options.
+    The pipeline class comes from `model_index.json`, or from a file's tensors, unless `pipeline_class` names another.
+    `device` defaults to this machine's accelerator, `dtype` to bfloat16 there and float32 on the CPU. Raises
+    `ModelLoadError`, or `InvalidRequestError` for options.
     """
-    source, preset = _resolve(str(model))
-    chosen = _pipeline_class(pipeline_class or preset)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        pipeline = chosen.from_pretrained(
-            source,
-            dtype=parse_dtype(dtype) or (torch.float32 if device == "cpu" else torch.bfloat16),
-            variant=variant,
-            revision=revision,
+    device = device or default_device()
+    check_device(device)
+    wanted = parse_dtype(dtype) or (torch.float32 if device.startswith("cpu") else torch.bfloat16)
+    path = Path(os.path.expanduser(model))  # noqa: PTH111  Path's own raises where there is no such user
+    if is_single_file(path):
+        methods = [Quantization.parse(text) for text in extras.quantize]
+        check_for_file(path.name, methods, device)
+        pipeline = load_single_file(
+            path,
+            pipeline_class=pipeline_class,
+            config_from=extras.config_from,
+            components=_components(extras, lambda: _base_of_file(path, extras), wanted, local_files_only),
+            dtype=wanted,
             local_files_only=local_files_only,
         )
-    except Exception as error:
-        hint = "expected a directory with a model_index.json, a hub id such as black-forest-labs/FLUX.1-dev, or 'demo'"
-        raise ModelLoadError(f"cannot load model {str(model)!r}: {error}; {hint}") from error
-    settings = read_settings(Path(source) / "interlace.json")
-    pipeline = pipeline.to(device)
-    if optimizations is not None:
-        optimizations.apply(pipeline)
+        quantize_in_place(pipeline, methods)
+        settings: dict[str, Any] = {}
+    else:
+        source, preset = _resolve(str(model))
+        chosen = _pipeline_class(pipeline_class or preset)
+        options = {"variant": variant, "revision": revision, "local_files_only": local_files_only}
+        # The built-in models load in a moment; of others the libraries' own bars are worth seeing.
+        with quiet() if preset else nullcontext():
+            pipeline = _from_pretrained(chosen, source, wanted, device, extras, options)
+        own = read_settings(Path(source) / "model_index.json").get("_class_name", "")
+        settings = {**read_settings(Path(source) / "interlace.json"), "_class_name": own}
+    if extras.scheduler is not None:
+        pipeline.scheduler = make_scheduler(pipeline, extras.scheduler)
+    load_embeddings(pipeline, extras.named("embedding"))
+    if optimizations is None or not optimizations.offloads:
+        pipeline = pipeline.to(device)
+    optimized = () if optimizations is None else optimizations.apply(pipeline)
+    release_team()  # loading is done: the engine's thread has the cores to itself
+    defaults = settings.get("defaults", {})
     return LoadedModel(
         name=str(model),
         pipeline=pipeline,
-        defaults=settings.get("defaults", {}).get(type(pipeline).__name__, {}),
+        defaults=_defaults_for(pipeline, defaults, settings.get("_class_name", "")),
         limits=settings.get("limits", {}),
         description=settings.get("description", ""),
-        all_defaults=settings.get("defaults", {}),
+        all_defaults=defaults,
+        extras=extras,
+        optimized=optimized,
     )
+
+
+def _from_pretrained(
+    chosen: type[DiffusionPipeline],
+    source: str,
+    dtype: torch.dtype,
+    device: str,
+    extras: Extras,
+    options: dict[str, Any],
+) -> DiffusionPipeline:
+    local, revision = options["local_files_only"], options["revision"]
+    index = cache(lambda: read_index(source, revision=revision, local_files_only=local))
+    parts: dict[str, Any] = dict(_components(extras, index, dtype, local))
+    if extras.quantize:
+        methods = [Quantization.parse(text) for text in extras.quantize]
+        parts["quantization_config"] = pipeline_config(methods, index(), dtype, device)
+    try:
+        return chosen.from_pretrained(source, dtype=dtype, **options, **parts)
+    except Exception as error:
+        raise ModelLoadError(why_not_loaded(source, error)) from error
+
+
+def _components(extras: Extras, index: Callable[[], ModelIndex], dtype: torch.dtype, local: bool) -> dict[str, Any]:
+    named = extras.named("component")
+    return {name: load_component(name, place, index(), dtype, local_files_only=local) for name, place in named.items()}
+
+
+def _base_of_file(path: Path, extras: Extras) -> ModelIndex:
+    if extras.config_from is None:
+        text = f"component beside {path.name} needs --config-from DIR|ID, which says what its class is"
+        raise InvalidRequestError(text, "component")
+    return read_index(extras.config_from)
+
+
+def _defaults_for(pipeline: DiffusionPipeline, by_class: Mapping[str, Any], own: str) -> dict[str, Any]:
+    """The model's defaults for its pipeline: of its class, else those of the model's own class that it takes too."""
+    name = type(pipeline).__name__
+    if name in by_class or not by_class:
+        return dict(by_class.get(name, {}))
+    takes = inspect.signature(pipeline.__call__).parameters
+    base = by_class.get(own) or next(iter(by_class.values()))
+    return {argument: value for argument, value in base.items() if argument in takes}
 
 
 def load_editor(model: str | Path, edit: EditModel, **options: Any) -> LoadedModel:
     """As `load_model`, by the pipeline of `edit` and with its defaults where the model has none of its own."""
-    loaded = load_model(model, pipeline_class=edit.pipeline, **options)
+    return as_editor(load_model(model, pipeline_class=edit.pipeline, **options), edit)
+
+
+def as_editor(loaded: LoadedModel, edit: EditModel) -> LoadedModel:
+    """A loaded editing model with what the table of editing models says of its kind, where it says nothing itself."""
     mend_glm_image(loaded.pipeline)
     return replace(loaded, defaults={**edit.defaults, **loaded.defaults})
 

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.models.attention_dispatch import AttentionBackendName
 
+from interlace.engine.accelerator import default_device
 from interlace.errors import InvalidRequestError
+from interlace.models.automatic import optimize_automatically
 
+_MOST_GRAPHS = 64  # versions of one block: row buckets times sizes
 ATTENTION_BACKENDS = tuple(sorted(backend.value for backend in AttentionBackendName))
 
 
@@ -29,12 +33,23 @@ class Optimizations:
         if self.attention_backend is not None and self.attention_backend not in ATTENTION_BACKENDS:
             raise _unknown("attention backend", self.attention_backend, ATTENTION_BACKENDS, "attention_backend")
 
-    def apply(self, pipeline: DiffusionPipeline) -> None:
-        """Change `pipeline`. Raises `InvalidRequestError` for what can't be done with it, or here."""
+    @property
+    def offloads(self) -> bool:
+        """Whether weights stay in main memory until they are needed."""
+        return bool({"cpu_offload", "group_offload"} & set(self.names))
+
+    def apply(self, pipeline: DiffusionPipeline) -> tuple[str, ...]:
+        """Change `pipeline`; in words, how. Raises `InvalidRequestError` for what can't be done with it, or here."""
+        done: list[str] = []
         if self.attention_backend is not None:
             set_attention_backend(pipeline, self.attention_backend)
+            done.append(f"attention {self.attention_backend}")
         for name in dict.fromkeys(self.names):
-            OPTIMIZATIONS[name](pipeline)
+            if name == "auto" and self.offloads:
+                continue  # weights that come and go are left as they are
+            found = OPTIMIZATIONS[name](pipeline)
+            done += [name] if found is None else found
+        return tuple(done)
 
 
 def set_attention_backend(pipeline: DiffusionPipeline, name: str) -> None:
@@ -55,10 +70,11 @@ def set_attention_backend(pipeline: DiffusionPipeline, name: str) -> None:
             ) from error
 
 
-def _compile(pipeline: DiffusionPipeline) -> None:
-    """Regional: the repeated blocks only, for any number of rows and any size.
+def compile_blocks(pipeline: DiffusionPipeline, *, dynamic: bool = True, **how: str) -> None:
+    """Regional: the repeated blocks only, for any number of rows and any size, or for each by itself (not `dynamic`).
 
-    Never a whole denoiser: its own call is the engine's, so that what is compiled around it would not be run.
+    `how`: further ways of `torch.compile`. Never a whole denoiser: its own call is the engine's, so that what is
+    compiled around it would not be run.
     """
     blocks = [block for part in _denoisers(pipeline) for block in _repeated_blocks(part)]
     if not blocks:
@@ -66,7 +82,20 @@ def _compile(pipeline: DiffusionPipeline) -> None:
             f"{type(pipeline).__name__} has no repeated blocks to compile; leave it out", "compile"
         )
     for block in blocks:
-        block.compile(dynamic=True)
+        block.compile(dynamic=dynamic, **how)
+
+
+def _compile(pipeline: DiffusionPipeline) -> None:
+    compile_blocks(pipeline)
+
+
+def _cuda_graphs(pipeline: DiffusionPipeline) -> None:
+    """The repeated blocks compiled for each row count and size by itself, and replayed as CUDA graphs (untried)."""
+    if not torch.cuda.is_available():
+        text = "CUDA graphs need an NVIDIA GPU, and there is none here; leave them out, or use enable_compile"
+        raise InvalidRequestError(text, "optimize")
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+    compile_blocks(pipeline, dynamic=False, mode="reduce-overhead")
 
 
 def _repeated_blocks(denoiser: torch.nn.Module) -> list[torch.nn.Module]:
@@ -92,7 +121,7 @@ def _channels_last(pipeline: DiffusionPipeline) -> None:
     """Convolutions of VAE and UNet on channels-last weights: the same numbers in a layout that is often faster."""
     for part in (getattr(pipeline, "vae", None), getattr(pipeline, "unet", None)):
         if isinstance(part, torch.nn.Module):
-            part.to(memory_format=torch.channels_last)
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's own hints
 
 
 def _fuse_qkv(pipeline: DiffusionPipeline) -> None:
@@ -104,34 +133,68 @@ def _fuse_qkv(pipeline: DiffusionPipeline) -> None:
 
 
 def _cpu_offload(pipeline: DiffusionPipeline) -> None:
-    if not torch.cuda.is_available():
-        raise InvalidRequestError(
-            "enable_cpu_offload moves modules between a GPU and the CPU, and there is no GPU here; leave it out",
-            "enable_cpu_offload",
-        )
+    """The module that runs is on the accelerator, the others are in main memory."""
+    _check_accelerator("model")
     if importlib.util.find_spec("accelerate") is None:
-        raise InvalidRequestError("enable_cpu_offload needs accelerate; pip install accelerate", "enable_cpu_offload")
+        raise InvalidRequestError("offload model needs accelerate; pip install accelerate", "offload")
     pipeline.enable_model_cpu_offload()
+
+
+def _group_offload(pipeline: DiffusionPipeline) -> None:
+    """Layer by layer: the least memory on the accelerator."""
+    _check_accelerator("group")
+    pipeline.enable_group_offload(onload_device=torch.device(default_device()), offload_type="leaf_level")
+
+
+def _check_accelerator(name: str) -> None:
+    if not torch.accelerator.is_available():
+        text = f"offload {name} moves weights between an accelerator and main memory, and there is no GPU here"
+        raise InvalidRequestError(f"{text}; leave it out, or use layerwise", "offload")
+
+
+def _layerwise_casting(pipeline: DiffusionPipeline) -> None:
+    """The denoisers' weights lie in 8 bits and are cast for each layer's forward: half of bfloat16's memory, lossy."""
+    for part in _denoisers(pipeline):
+        if not hasattr(part, "enable_layerwise_casting"):
+            raise InvalidRequestError(f"{type(part).__name__} takes no layerwise casting; leave it out", "offload")
+        part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=part.dtype)
 
 
 def _tf32(pipeline: DiffusionPipeline) -> None:
     torch.set_float32_matmul_precision("high")
 
 
-OPTIMIZATIONS: dict[str, Callable[[DiffusionPipeline], None]] = {
+def _deterministic(pipeline: DiffusionPipeline) -> None:
+    """The same forward gives the same bits at every run; an operation that can't raises, and says which it is."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+    settings: Any = torch.utils.deterministic  # torch's own hints don't know what it holds
+    settings.fill_uninitialized_memory = False  # for debugging; costs a pass over all memory
+
+
+OPTIMIZATIONS: dict[str, Callable[[DiffusionPipeline], list[str] | None]] = {  # what was done, if not just that
+    "auto": optimize_automatically,
     "compile": _compile,
+    "cuda_graphs": _cuda_graphs,
     "vae_slicing": _vae_method("enable_slicing", "enable_vae_slicing"),
     "vae_tiling": _vae_method("enable_tiling", "enable_vae_tiling"),
     "channels_last": _channels_last,
     "fuse_qkv": _fuse_qkv,
     "cpu_offload": _cpu_offload,
+    "group_offload": _group_offload,
+    "layerwise_casting": _layerwise_casting,
     "tf32": _tf32,
+    "deterministic": _deterministic,
 }
 
 
 def _denoisers(pipeline: DiffusionPipeline) -> list[Any]:
     names = ("transformer", "transformer_2", "unet", "prior", "decoder")
     return [part for name in names if isinstance(part := getattr(pipeline, name, None), torch.nn.Module)]
+
+
+AUTO = Optimizations(names=("auto",))  # of whoever loads a model by its name, and says nothing
 
 
 def _unknown(what: str, name: str, known: Iterable[str], param: str) -> InvalidRequestError:

@@ -1,0 +1,1 @@
+"""What `loader` puts a pipeline together from: single files, other components, quantised weights, devices."""
