@@ -1,0 +1,1 @@
+"""Pictures, video and sound: decoded, fetched, encoded. Knows neither models nor HTTP."""
