@@ -1,49 +1,65 @@
-"""`Omni`: prompts in, outputs out. The engine below knows tensors; here are requests and pictures."""
+"""`Omni`: prompts in, outputs out, through a pipeline of one or more stages. Knows nothing of what a stage is."""
 
 import itertools
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from interlace.config import EngineConfig
-from interlace.engine.preview import Previewer
-from interlace.engine.thread import Engine
-from interlace.engine.ticket import Ticket
-from interlace.errors import InterlaceError, InvalidRequestError
-from interlace.models.arguments import ArgumentMapper, parse_prompt, seeds_of
-from interlace.models.loader import LoadedModel, load_model
-from interlace.models.optimize import Optimizations
-from interlace.models.outputs import add_native
-from interlace.request import Metrics, Output, Progress, Request, SamplingParams
+from diffusers import DiffusionPipeline
 
-Prompt = str | Mapping[str, Any]
+from interlace.config import EngineConfig
+from interlace.engine.engine import Engine
+from interlace.engine.group.config import GroupConfig
+from interlace.errors import InvalidRequestError
+from interlace.extras import NAMES, split_extras
+from interlace.models.arguments import ArgumentMapper
+from interlace.models.loader import LoadedModel, load_model
+from interlace.models.optimize import AUTO, Optimizations
+from interlace.prompts import Prompt
+from interlace.python.given import opened, with_keywords, with_pictures
+from interlace.python.shown import Bar, both, in_notebook, warn_of_cuts, warn_of_failures
+from interlace.request import Output, Progress, Request
+from interlace.stages.config import OmniStageConfig, check_stages
+from interlace.stages.deploy import load_deploy_config
+from interlace.stages.diffusion import DiffusionStage
+from interlace.stages.opening import model_in_processes, open_pipeline, over_model
+from interlace.stages.parse import Given, parse
+from interlace.stages.pipeline import Pipeline
+from interlace.stages.prompt_caches import PromptCaches
+from interlace.stages.replicas.front import DrawingReplicas, ReplicaEngines
+from interlace.stages.stage import Listener
+
+__all__ = ["Omni", "OutputListener", "ProgressListener", "Prompt"]
+
 ProgressListener = Callable[[Progress], None]
+OutputListener = Callable[[Output], None]
 _ids = itertools.count()
 
 
 class Omni:
     """Generates for many prompts at once with one model, or with several in a row.
 
-    `model` is a directory, a hub id, a built-in name or a `LoadedModel`; `options` are fields of `EngineConfig`.
-    `stages` (configs) or `deploy_config` (a file) in its place make it an `OmniStages`.
-    Raises `ModelLoadError`, or `InvalidRequestError` for wrong options.
+    `model` is a directory, a hub id, a built-in name, a checkpoint in one file, a loaded pipeline or a `LoadedModel`,
+    or a `Pipeline` of stages that are open already;
+    `options` are fields of `EngineConfig` and of `Extras` (lora, component, quantize, ...).
+    In its place `stages` (configs) or `deploy_config` (a file) name several models, each of which batches on its own;
+    a request may then say things for one stage alone: `{"prompt": ..., "stages": [{...}, {...}]}`.
+    `replicas` run the model in so many processes, each on devices of its own, `parallel` over the ranks of a group.
+
+    Raises `ModelLoadError`, or `InvalidRequestError` for wrong options and for stages that don't fit together.
     """
-
-    def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Several stages where the options name them."""
-        if cls is Omni and options.keys() & {"stages", "deploy_config"}:
-            from interlace.stages.omni_stages import OmniStages
-
-            return super().__new__(OmniStages)  # type: ignore[return-value]
-        return super().__new__(cls)
 
     def __init__(
         self,
-        model: str | Path | LoadedModel = "demo",
+        model: str | Path | LoadedModel | DiffusionPipeline | Pipeline = "demo",
         *,
+        stages: Sequence[OmniStageConfig] | None = None,
+        deploy_config: str | Path | None = None,
+        return_stages: bool = False,
         dtype: str | None = None,
         device: str | None = None,
         variant: str | None = None,
@@ -52,115 +68,139 @@ class Omni:
         pipeline_class: str | None = None,
         optimizations: Optimizations | None = None,
         num_workers: int = 4,
+        replicas: int = 1,
+        parallel: GroupConfig | None = None,
         **options: Any,
     ) -> None:
-        known = {f.name for f in fields(EngineConfig)}
-        for name in options:
-            if name not in known:
-                raise InvalidRequestError(f"unknown option {name!r}; expected one of {', '.join(sorted(known))}", name)
-        config = EngineConfig(**options)
-        self.model = (
-            model
-            if isinstance(model, LoadedModel)
-            else load_model(
-                model,
-                dtype=dtype,
-                device=device,
-                variant=variant,
-                revision=revision,
-                local_files_only=local_files_only,
-                pipeline_class=pipeline_class,
-                optimizations=optimizations,
+        _check_options(options, stages, deploy_config)
+        self.return_stages = return_stages
+        self.prompt_caches = PromptCaches()
+        if isinstance(model, Pipeline):
+            self.pipeline = model
+            return
+        if stages is not None or deploy_config is not None:
+            configs = check_stages(
+                stages if stages is not None else load_deploy_config(Path(str(deploy_config)), str(model))
             )
-        )
-        self.arguments = ArgumentMapper(self.model)
-        self.engine = Engine(self.model.pipeline, config)
-        self._previewer = Previewer(self.model.pipeline)
-        self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="interlace-worker")
-        self._parts: dict[str, list[str]] = {}
+            self.pipeline = open_pipeline(configs, self.prompt_caches)
+            return
+        extras, options = split_extras(options)
+        EngineConfig(**options)  # refuses what can't be before anything is loaded
+        load: dict[str, Any] = {
+            "dtype": dtype,
+            "variant": variant,
+            "revision": revision,
+            "local_files_only": local_files_only,
+            "pipeline_class": pipeline_class,
+            "optimizations": optimizations or (None if options.get("batch_invariant") else AUTO),
+        }
+        if replicas != 1 or parallel is not None:
+            config = model_in_processes(model, {**options, **load, **extras.set()}, device, replicas, parallel)
+            self.pipeline = open_pipeline([config], self.prompt_caches)
+            return
+        if isinstance(model, DiffusionPipeline):
+            model = LoadedModel.around(model, extras)
+        loaded = model if isinstance(model, LoadedModel) else load_model(model, device=device, extras=extras, **load)
+        self.pipeline = over_model(loaded, options, self.prompt_caches, num_workers)
+
+    @property
+    def configs(self) -> tuple[OmniStageConfig, ...]:
+        """The stages, in order."""
+        return self.pipeline.configs
+
+    @property
+    def model(self) -> LoadedModel:
+        """Of the last stage that draws, as the two below. Raises `AttributeError` where none does."""
+        return self._drawing.model
+
+    @property
+    def arguments(self) -> ArgumentMapper:
+        """What its pipeline takes."""
+        return self._drawing.arguments
+
+    @property
+    def engine(self) -> Engine | ReplicaEngines:
+        """What runs it."""
+        return self._drawing.engine
 
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | None = None,
+        sampling_params: Given | Mapping[str, Any] = None,
         *,
-        raise_on_error: bool = False,
+        raise_on_error: bool | None = None,
         on_progress: ProgressListener | None = None,
-        on_output: Callable[[Output], None] | None = None,
+        on_output: OutputListener | None = None,
+        return_stages: bool | None = None,
+        progress: bool | None = None,
+        **keywords: Any,
     ) -> list[Output]:
-        """One output a prompt, in order; a request that failed has its `error` set.
+        """One output a prompt, in order; a request that failed has its `error` set, and a warning tells of it.
 
-        `on_output` is called with each output as it is done, in a worker's thread. With `raise_on_error` the first
-        error is raised once all requests have ended.
+        `sampling_params` may be a dict, and `keywords` are laid over it: `num_inference_steps=4`, `image=picture`, any
+        argument of the pipeline. `on_output` is called with each output as it is done, in a worker's thread; all calls
+        are over when this returns. With `raise_on_error` the first error is raised once all requests have ended; by
+        default that of a single text is, as diffusers' pipelines do. `progress` shows a bar; by default in notebooks.
         """
-        items = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
-        futures = [self.submit(item, sampling_params, on_progress=on_progress) for item in items]
-        return self._gather(futures, raise_on_error, on_output)
-
-    def _gather(
-        self, futures: "list[Future[Output]]", raise_on_error: bool, on_output: Callable[[Output], None] | None
-    ) -> list[Output]:
-        if on_output is not None:
-            for future in futures:
-                future.add_done_callback(lambda done: on_output(done.result()))
-        outputs = [future.result() for future in futures]
+        items = [prompts] if isinstance(prompts, (str, Mapping, Request)) else list(prompts)
+        given = with_keywords(sampling_params, keywords)
+        items = [with_pictures(item, keywords) for item in items]
+        with Bar(len(items), shown=in_notebook() if progress is None else progress) as bar:
+            told = both(on_progress, bar.on_progress) if bar.is_shown else on_progress
+            with self.pipeline.gathering():
+                futures = [self.submit(item, given, on_progress=told, return_stages=return_stages) for item in items]
+            outputs = _gather(futures, on_output)
+        raises = isinstance(prompts, str) if raise_on_error is None else raise_on_error
         for output in outputs:
-            if raise_on_error and output.error is not None:
+            if raises and output.error is not None:
                 raise output.error
+        warn_of_failures(outputs)
+        warn_of_cuts(outputs)
         return outputs
 
     def submit(
         self,
         prompt: Prompt,
-        sampling_params: SamplingParams | None = None,
+        sampling_params: Given | Mapping[str, Any] = None,
         *,
         request_id: str | None = None,
         on_progress: ProgressListener | None = None,
         preview_every: int = 0,
+        return_stages: bool | None = None,
+        listener: Listener | None = None,
     ) -> "Future[Output]":
         """Queue one request. The future always gets an `Output`; what went wrong is in its `error`.
 
-        `preview_every` > 0 adds a small picture to the progress of every so many steps.
+        `prompt` is a text, a dict or a `Request`. `sampling_params` are of one kind (for every stage that takes it),
+        one a stage, or a mapping by stage id. `preview_every` > 0 adds a small picture to the progress of every so
+        many steps. `on_progress` hears of steps, previews and texts, `listener` of the start as well.
         """
-        result: Future[Output] = Future()
-        name = request_id or (prompt.get("request_id") if isinstance(prompt, Mapping) else None) or f"omni-{next(_ids)}"
+        name = request_id or name_of(prompt) or f"omni-{next(_ids)}"
         try:
-            request = parse_prompt(prompt, sampling_params or SamplingParams(), str(name))
-            self._submit(request, result, on_progress, preview_every)
-        except (InterlaceError, TypeError) as error:
-            text = prompt if isinstance(prompt, str) else None
-            result.set_result(Output(request_id=str(name), prompt=text, error=error))
-        return result
+            given = with_keywords(sampling_params, {})
+            request = prompt if isinstance(prompt, Request) else opened(parse(prompt, given, self.configs, name))
+            told = listener if listener is not None else _without_start(on_progress)
+            return self.pipeline.submit(
+                request.named(name, preview_every or request.preview_every),
+                told,
+                return_stages=self.return_stages if return_stages is None else return_stages,
+            )
+        except Exception as error:  # whatever was given: its owner waits for an output
+            refused: Future[Output] = Future()
+            refused.set_result(Output(request_id=name, prompt=_text_of(prompt), error=error))
+            return refused
 
     def abort(self, request_id: str) -> bool:
-        """End a request at the next forward. False when there is no such request."""
-        return any([self.engine.abort(part) for part in self._parts.get(request_id, [])])
+        """End a request wherever it is. False when there is no such request."""
+        return self.pipeline.abort(request_id)
 
     def describe(self) -> dict[str, Any]:
-        """What this model is and does: class, components, default arguments, limits, what can't be shared."""
-        pipeline, stats = self.model.pipeline, self.engine.stats()
-        components = {
-            name: {"class": type(part).__name__, "parameters": sum(p.numel() for p in part.parameters())}
-            for name, part in pipeline.components.items()
-            if hasattr(part, "parameters")
-        }
-        return {
-            "model": self.model.name,
-            "description": self.model.description,
-            "pipeline": type(pipeline).__name__,
-            "dtype": str(pipeline.dtype).removeprefix("torch."),
-            "device": str(pipeline.device),
-            "components": components,
-            "defaults": dict(self.model.defaults),
-            "limits": dict(self.model.limits),
-            "exclusive": stats["exclusive"],
-            "prompt_cache": stats["prompt_cache"],
-        }
+        """What the model that draws is and does (class, components, defaults, limits), and each stage as `stages`."""
+        return self.pipeline.describe()
 
     def close(self) -> None:
-        """Stop the engine and the workers; pending requests end with an error."""
-        self.engine.close()
-        self._workers.shutdown()
+        """Stop every stage; pending requests end with an error. May be called twice."""
+        self.pipeline.close()
 
     def __enter__(self) -> Self:
         return self
@@ -170,82 +210,55 @@ class Omni:
     ) -> None:
         self.close()
 
-    def _submit(
-        self, request: Request, result: "Future[Output]", on_progress: ProgressListener | None, preview_every: int
-    ) -> None:
-        seeds = seeds_of(request.sampling)
-        arguments = [self.arguments.arguments(request, seed) for seed in seeds]
-        ids = [request.request_id if len(seeds) == 1 else f"{request.request_id}/{i}" for i in range(len(seeds))]
-        self._parts[request.request_id] = ids
-        result.add_done_callback(lambda _: self._parts.pop(request.request_id, None))
-        parts: list[Future[Any]] = []
-        for part_id, kwargs in zip(ids, arguments, strict=True):
-            listener = None
-            if on_progress is not None:
-                listener = self._listener(request.request_id, kwargs, on_progress)
-            parts.append(
-                self.engine.submit(
-                    kwargs,
-                    request_id=part_id,
-                    priority=request.sampling.priority,
-                    timeout_s=request.sampling.timeout_s,
-                    on_step=listener,
-                    preview_every=preview_every,
-                    hold_guidance_after=request.sampling.hold_guidance_after,
-                )
-            )
-        left = itertools.count(len(parts) - 1, -1)
-        for part in parts:
-            part.add_done_callback(
-                lambda _: next(left) == 0 and self._workers.submit(_collect, request, seeds, parts, result)
-            )
-
-    def _listener(
-        self, request_id: str, kwargs: Mapping[str, Any], on_progress: ProgressListener
-    ) -> Callable[[int, int, Any], None]:
-        def on_step(step: int, num_steps: int, latents: Any) -> None:
-            if latents is None:
-                on_progress(Progress(request_id=request_id, step=step, num_steps=num_steps))
-            else:
-                self._workers.submit(self._preview, request_id, step, num_steps, latents, kwargs, on_progress)
-
-        return on_step
-
-    def _preview(
-        self,
-        request_id: str,
-        step: int,
-        num_steps: int,
-        latents: Any,
-        kwargs: Mapping[str, Any],
-        tell: ProgressListener,
-    ) -> None:
-        picture = self._previewer.picture(latents, kwargs.get("height"), kwargs.get("width"))
-        if picture is not None:
-            tell(Progress(request_id=request_id, step=step, num_steps=num_steps, preview=picture))
+    @property
+    def _drawing(self) -> DiffusionStage | DrawingReplicas:
+        found = self.pipeline.drawing
+        if found is None:
+            raise AttributeError("none of the stages draws; expected one with stage_type: diffusion")
+        return found
 
 
-def _collect(request: Request, seeds: list[int], parts: list["Future[Any]"], result: "Future[Output]") -> None:
-    """Put the parts of a request together; whatever happens, the owner gets an output."""
-    tickets: list[Ticket] = [part.ticket for part in parts]  # type: ignore[attr-defined]
-    output = Output(request_id=request.request_id, prompt=request.prompt, seeds=seeds, metrics=_total(tickets))
-    try:
-        for part in parts:
-            add_native(output, part.result())
-    except Exception as error:
-        output = Output(
-            request_id=request.request_id, prompt=request.prompt, seeds=seeds, error=error, metrics=output.metrics
-        )
-    result.set_result(output)
+def _check_options(options: Mapping[str, Any], stages: Any, deploy_config: Any) -> None:
+    known = {f.name for f in fields(EngineConfig)} | NAMES
+    for name in options:
+        if name not in known:
+            raise InvalidRequestError(f"unknown option {name!r}; expected one of {', '.join(sorted(known))}", name)
+    if stages is not None and deploy_config is not None:
+        raise InvalidRequestError("expected either stages or deploy_config, and not both", "stages")
+    if options and (stages is not None or deploy_config is not None):
+        name = next(iter(options))
+        raise InvalidRequestError(f"{name} is given beside stages; put it into a stage's engine_args", name)
 
 
-def _total(tickets: Sequence[Ticket]) -> Metrics:
-    """One request's metrics from those of its images, which ran side by side: the longest, the sums of counts."""
-    longest = max(tickets, key=lambda ticket: ticket.metrics.total_s).metrics
-    forwards = sum(ticket.metrics.num_forwards for ticket in tickets)
-    rows = sum(ticket.total_rows for ticket in tickets)
-    skipped = sum(ticket.metrics.num_skipped for ticket in tickets)
-    values = {**vars(longest), "num_forwards": forwards, "mean_rows": rows / forwards if forwards else 0.0}
-    values["num_skipped"] = skipped
-    values["num_guidance_held"] = sum(ticket.metrics.num_guidance_held for ticket in tickets)
-    return Metrics(**values)
+def _gather(futures: Sequence["Future[Output]"], on_output: OutputListener | None) -> list[Output]:
+    told = threading.Semaphore(0)
+
+    def hand_out(done: "Future[Output]") -> None:
+        try:
+            if on_output is not None:
+                on_output(done.result())
+        finally:
+            told.release()
+
+    for future in futures:
+        future.add_done_callback(hand_out)
+    for _ in futures:
+        told.acquire()
+    return [future.result() for future in futures]
+
+
+def _without_start(on_progress: ProgressListener | None) -> Listener | None:
+    if on_progress is None:
+        return None
+    return lambda event: None if event.kind in ("started", "ended") else on_progress(event)
+
+
+def name_of(prompt: object) -> str | None:
+    """The id that a prompt brings along."""
+    given = prompt.get("request_id") if isinstance(prompt, Mapping) else getattr(prompt, "request_id", None)
+    return None if given is None else str(given)
+
+
+def _text_of(prompt: Any) -> str | None:
+    text = prompt.get("prompt") if isinstance(prompt, Mapping) else getattr(prompt, "prompt", prompt)
+    return text if isinstance(text, str) else None

@@ -8,11 +8,14 @@ from typing import Any, Literal, TypeVar, get_args
 
 from interlace.checks import check_choice, check_number
 from interlace.config import EngineConfig
+from interlace.engine.group.config import GroupConfig
 from interlace.errors import InvalidRequestError
-from interlace.request import SamplingParams
-from interlace.stages.ar_config import AREngineArgs, ARSamplingParams, RemoteEngineArgs
+from interlace.extras import NAMES, split_extras
+from interlace.request import ARSamplingParams, SamplingParams
+from interlace.stages.language.config import AREngineArgs, RemoteEngineArgs
+from interlace.stages.omni.config import OmniEngineArgs
 
-StageType = Literal["ar", "diffusion"]
+StageType = Literal["ar", "diffusion", "omni"]
 OnError = Literal["fail", "user_prompt"]
 T = TypeVar("T")
 
@@ -75,8 +78,9 @@ class OmniStageConfig:
     default_sampling_params: Mapping[str, Any] = field(default_factory=dict)
     dit_config: DiTConfig = field(default_factory=DiTConfig)
     handoff: HandoffConfig | None = None  # None: what fits the two stages' types
-    device: str | tuple[str, ...] | None = None  # one, or one a replica
+    device: str | tuple[str, ...] | None = None  # one, one a replica, or one for each rank of every replica
     replicas: int = 1
+    parallel: GroupConfig = field(default_factory=GroupConfig)  # the ranks of one replica
     max_in_flight: int | None = None  # requests that may be at this stage; None: twice its max_num_seqs
 
     def __post_init__(self) -> None:
@@ -84,7 +88,9 @@ class OmniStageConfig:
         check_choice("stage_type", self.stage_type, get_args(StageType))
         if not isinstance(self.model, str) or not self.model:
             raise InvalidRequestError(f"model is {self.model!r}; expected a directory, a hub id or a name", "model")
-        check_number("replicas", self.replicas, 1, whole=True)
+        check_number("replicas", self.replicas, 1, whole=True, high=1024)
+        if self.parallel.world_size > 1 and self.stage_type != "diffusion":
+            raise InvalidRequestError("parallel_config is for stages that draw; give this one replicas", "parallel")
         if self.max_in_flight is not None:
             check_number("max_in_flight", self.max_in_flight, 1, whole=True)
         self._check_device()
@@ -94,21 +100,42 @@ class OmniStageConfig:
         for name in ("input_modalities", "output_modalities"):
             for one in getattr(self, name):
                 check_choice(name, one, MODALITIES)
-        self.engine_config()
+        config = self.engine_config()
+        if isinstance(config, OmniEngineArgs) and self.replicas > 1 and config.parts:
+            raise InvalidRequestError(
+                f"the stage has {self.replicas} replicas, each the whole model in a process of its own, and places its "
+                "parts; expected one of the two: leave replicas out, or parts",
+                "replicas",
+            )
         self.sampling()
 
-    def engine_config(self) -> EngineConfig | AREngineArgs | RemoteEngineArgs:
+    def engine_config(self) -> EngineConfig | AREngineArgs | RemoteEngineArgs | OmniEngineArgs:
         """The engine's arguments, checked."""
         if self.stage_type == "diffusion":
-            own = {name: value for name, value in self.engine_args.items() if name not in LOAD_OPTIONS}
-            return build(EngineConfig, own, "engine_args", also=LOAD_OPTIONS)
+            _, options = split_extras(self.engine_args)
+            own = {name: value for name, value in options.items() if name not in LOAD_OPTIONS}
+            return build(EngineConfig, own, "engine_args", also=(*LOAD_OPTIONS, *sorted(NAMES)))
+        if self.stage_type == "omni" and self.remote:
+            raise InvalidRequestError(
+                "an omni-modal model's parts hand on hidden states, and a server hands out none; leave base_url out, "
+                "or say stage_type: ar for its text alone",
+                "base_url",
+            )
+        if self.stage_type == "omni":
+            return build(OmniEngineArgs, self.engine_args, "engine_args")
         if self.remote:
             return build(RemoteEngineArgs, self.engine_args, "engine_args")
         return build(AREngineArgs, self.engine_args, "engine_args")
 
+    def drawing_config(self) -> EngineConfig:
+        """The engine's arguments of a stage that draws."""
+        config = self.engine_config()
+        assert isinstance(config, EngineConfig)
+        return config
+
     def sampling(self) -> SamplingParams | ARSamplingParams:
         """What requests run with that say nothing else."""
-        if self.stage_type == "ar":
+        if self.stage_type != "diffusion":
             return build(ARSamplingParams, self.default_sampling_params, "default_sampling_params")
         own = {**self.dit_config.sampling(), **self.default_sampling_params}
         return build(SamplingParams, own, "default_sampling_params")
@@ -117,6 +144,11 @@ class OmniStageConfig:
     def remote(self) -> bool:
         """Whether a server runs the model."""
         return "base_url" in self.engine_args
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether it runs in processes of its own: several replicas, or the ranks of a group."""
+        return not self.remote and (self.replicas > 1 or self.parallel.world_size > 1)
 
     @property
     def limit(self) -> int:
@@ -133,9 +165,11 @@ class OmniStageConfig:
         for one in named:
             if not isinstance(one, str) or not re.fullmatch(r"[a-z]+(:\d+)?", one):
                 raise InvalidRequestError(f"device is {one!r}; expected cuda, cuda:1, cpu, ... or a list", "device")
-        if isinstance(self.device, (list, tuple)) and len(named) != self.replicas:
+        ranks = self.replicas * self.parallel.world_size
+        if isinstance(self.device, (list, tuple)) and len(named) not in (self.replicas, ranks):
+            each = ", or one a rank" if ranks > self.replicas else ""
             raise InvalidRequestError(
-                f"device names {len(named)} devices for {self.replicas} replicas; expected one, or one a replica",
+                f"device names {len(named)} devices for {self.replicas} replicas; expected one, or one a replica{each}",
                 "device",
             )
 
@@ -193,7 +227,7 @@ def check_stages(stages: Sequence[OmniStageConfig]) -> tuple[OmniStageConfig, ..
     return tuple(checked)
 
 
-def build(kind: type[T], values: Mapping[str, Any], where: str, also: Sequence[str] = ()) -> T:
+def build(kind: type[T], values: Mapping[str, object], where: str, also: Sequence[str] = ()) -> T:
     """A dataclass from a mapping; raises `InvalidRequestError` that names an unknown key and its likely meaning."""
     if not isinstance(values, Mapping):
         raise InvalidRequestError(f"{where} is {values!r}; expected keys with values", where)
@@ -212,6 +246,12 @@ def _handoff(before: OmniStageConfig | None, stage: OmniStageConfig) -> HandoffC
         if stage.handoff is not None:
             raise InvalidRequestError("stage 0 has a handoff; nothing comes before it: put it on a later stage")
         return None
+    hands = stage.handoff.function if stage.handoff is not None else ""
+    if before.remote and ("hidden_states" in stage.input_modalities or hands == "hidden_states_to_prompt_embeds"):
+        raise InvalidRequestError(
+            f"stage {stage.stage_id} takes hidden states, and stage {before.stage_id} is on a server, which hands out "
+            "none: run its model in this process (no base_url), or hand on text"
+        )
     if stage.handoff is None:
         hidden = "hidden_states" in stage.input_modalities
         text = "hidden_states_to_prompt_embeds" if hidden else "text_to_prompt"

@@ -1,4 +1,4 @@
-"""A deploy file (`stage_args:`, YAML) as stages. Errors name the file and the line."""
+"""A deploy file (`stage_args:`, YAML; or vLLM-Omni's `stages:`) as stages. Errors name the file and the line."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,9 @@ import yaml
 
 from interlace.errors import InvalidRequestError
 from interlace.stages.config import DiTConfig, HandoffConfig, OmniStageConfig, build, check_stages
+from interlace.stages.foreign import in_our_keys, is_foreign
+from interlace.stages.omni.deploy import names_parts, one_stage
+from interlace.stages.placement_keys import as_own
 
 _RENAMED = {"model_path": "model"}
 _HANDOFF_KEYS = frozenset({"function", "on_error"})
@@ -15,17 +18,18 @@ _MAPPINGS = ("engine_args", "default_sampling_params", "dit_config")
 Path_ = tuple[str | int, ...]
 
 
-def load_deploy_config(path: Path) -> tuple[OmniStageConfig, ...]:
-    """The stages of a deploy file, in order. Raises `InvalidRequestError` with the line that is at fault."""
+def load_deploy_config(path: Path, model: str | None = None) -> tuple[OmniStageConfig, ...]:
+    """The stages of a deploy file, in order; `model` is that of stages that name none, where the file has vLLM-Omni's
+    keys. Raises `InvalidRequestError` with the line that is at fault."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         words = getattr(error, "strerror", None) or error
         raise InvalidRequestError(f"can't read the deploy file {path}: {words}", "deploy_config") from error
-    return parse_deploy_config(text, str(path))
+    return parse_deploy_config(text, str(path), model)
 
 
-def parse_deploy_config(text: str, name: str = "deploy file") -> tuple[OmniStageConfig, ...]:
+def parse_deploy_config(text: str, name: str = "deploy file", model: str | None = None) -> tuple[OmniStageConfig, ...]:
     """As `load_deploy_config`, from text."""
     lines: dict[Path_, int] = {}
     try:
@@ -34,12 +38,17 @@ def parse_deploy_config(text: str, name: str = "deploy file") -> tuple[OmniStage
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InvalidRequestError(f"{name}, line {line}: not plain YAML: {error.problem}", "deploy_config") from error
+    if isinstance(values, dict) and is_foreign(values):
+        values = _translated(values, model, lines, name)
     if not isinstance(values, dict) or not isinstance(values.get("stage_args"), list) or not values["stage_args"]:
         raise InvalidRequestError(f"{name}, line 1: expected `stage_args:` with a list of stages", "deploy_config")
     for key in values:
         if key != "stage_args":
             _fail(name, lines, (key,), f"unknown key {key!r}; expected stage_args alone")
-    stages = [_stage(one, index, lines, name) for index, one in enumerate(values["stage_args"])]
+    given = values["stage_args"]
+    if names_parts(given):
+        given = [_joined(given, model, lines, name)]
+    stages = [_stage(one, index, lines, name) for index, one in enumerate(given)]
     try:
         return check_stages(stages)
     except InvalidRequestError as error:
@@ -48,11 +57,49 @@ def parse_deploy_config(text: str, name: str = "deploy file") -> tuple[OmniStage
         raise
 
 
+def _translated(values: dict[str, Any], model: str | None, lines: dict[Path_, int], name: str) -> dict[str, Any]:
+    """A file with vLLM-Omni's keys in ours; its lines count for the stages."""
+    try:
+        ours = in_our_keys(values, model)
+    except InvalidRequestError as error:
+        _fail(name, lines, _place(lines, (), error.param), str(error))
+        raise
+    lines |= {("stage_args", *path[1:]): line for path, line in lines.items() if path[:1] == ("stages",)}
+    return ours
+
+
+def _as_own(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise InvalidRequestError(f"a stage is {values!r}; expected keys with values, such as model_stage: thinker")
+    return {_RENAMED.get(key, key): value for key, value in as_own(values).items()}
+
+
+def _joined(given: list[Any], model: str | None, lines: Mapping[Path_, int], name: str) -> dict[str, Any]:
+    """The parts of an omni-modal model, a stage each, as one stage."""
+    place = 0
+    try:
+        own = []
+        for place in range(len(given)):
+            own.append(_as_own(given[place]))
+        if model is not None:
+            own[0].setdefault("model", model)
+        return one_stage(own)
+    except InvalidRequestError as error:
+        at, _, key = (error.param or "").rpartition(".")
+        found: Path_ = ("stage_args", int(at) if at else place)
+        _fail(name, lines, _place(lines, found, key), str(error))
+        raise
+
+
 def _stage(values: Any, index: int, lines: Mapping[Path_, int], name: str) -> OmniStageConfig:
     at: Path_ = ("stage_args", index)
     if not isinstance(values, dict):
         _fail(name, lines, at, f"a stage is {values!r}; expected keys with values, such as stage_type: diffusion")
     values = {_RENAMED.get(key, key): value for key, value in values.items()}
+    try:
+        values = as_own(values)
+    except InvalidRequestError as error:
+        _fail(name, lines, _place(lines, at, error.param), str(error))
     values = {key: {} if key in _MAPPINGS and value is None else value for key, value in values.items()}
     values.setdefault("stage_id", index)
     for key in ("stage_type", "model"):
@@ -103,7 +150,7 @@ def _handoff(value: Any) -> HandoffConfig:
 
 def _place(lines: Mapping[Path_, int], at: Path_, key: str | None) -> Path_:
     """The line of a key that an error names, anywhere in its stage; else the stage's."""
-    found = [path for path in lines if path[: len(at)] == at and path[-1] == key and len(path) > len(at)]
+    found = [path for path in lines if len(path) > len(at) and path[: len(at)] == at and path[-1] == key]
     return min(found, key=len) if found else at
 
 

@@ -15,8 +15,8 @@ import torch
 
 from interlace.errors import InvalidRequestError, RequestError
 from interlace.request import Output
-from interlace.stages.ar_config import check_template
 from interlace.stages.config import HandoffConfig
+from interlace.stages.language.config import check_template
 
 Prompt = Mapping[str, Any]
 

@@ -1,0 +1,1 @@
+"""Language models as stages: in this process or on a server. Knows nothing of diffusion."""
