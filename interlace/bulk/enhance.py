@@ -11,22 +11,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Literal, Protocol, Self
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from interlace.bulk.generator import Generator
-from interlace.bulk.rows import Job
+from interlace.bulk.input.rows import Job
 from interlace.bulk.text_cache import TextCache
 from interlace.checks import check_number
 from interlace.errors import AbortedError, InvalidRequestError, RequestError
-from interlace.request import Output
+from interlace.request import ARSamplingParams, Output, Request
 
 CACHE = "enhanced_prompts.sqlite"
 
-EnhanceGroup = Group("Prompt enhancement", sort_key=8, help="A language model rewrites prompts and instructions first.")
 Task = Literal["t2i", "edit"]
 
 _SYSTEM: dict[Task, str] = {
@@ -40,9 +39,8 @@ _SYSTEM: dict[Task, str] = {
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
-@Parameter(name="*", group=EnhanceGroup)
 @dataclass(frozen=True, kw_only=True)
-class EnhanceFlags:
+class EnhanceSettings:
     """Which language model rewrites prompts, and what happens when it can't."""
 
     prompt_enhance: str | None = None
@@ -67,7 +65,7 @@ class EnhanceFlags:
         if self.prompt_enhance_max_tokens is not None:
             check_number("prompt_enhance_max_tokens", self.prompt_enhance_max_tokens, 1, whole=True)
         if self.prompt_enhance is None:
-            given = [name for name, value in vars(self).items() if value != type(self).__dict__[name]]
+            given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
             if given:
                 flag = given[0].replace("_", "-")
                 raise InvalidRequestError(f"--{flag} means nothing without --prompt-enhance", given[0])
@@ -95,13 +93,13 @@ class EnhanceFlags:
 class Writer(Protocol):
     """A language model stage."""
 
-    def submit(self, prompt: Mapping[str, Any], params: Any, *, request_id: str) -> "Future[Output]": ...
+    def submit(self, request: Request) -> "Future[Output]": ...
 
     def close(self) -> None: ...
 
 
 def with_enhancer(
-    open_generator: Callable[[], Generator], flags: EnhanceFlags, task: Task, folder: Path, device: str | None
+    open_generator: Callable[[], Generator], flags: EnhanceSettings, task: Task, folder: Path, device: str | None
 ) -> Generator:
     """The generator, behind a language model where the flags name one. Loads that first: it is the smaller one."""
     identity = flags.identity(task)
@@ -116,13 +114,13 @@ def with_enhancer(
         raise
 
 
-def _open_writer(flags: EnhanceFlags, task: Task, device: str | None) -> Writer:
+def _open_writer(flags: EnhanceSettings, task: Task, device: str | None) -> Writer:
     from interlace.stages.config import OmniStageConfig
 
     system = flags.prompt_enhance_system
     name = flags.prompt_enhance or ""
     if flags.is_remote:
-        from interlace.stages.ar_remote import RemoteARStage
+        from interlace.stages.language.remote import RemoteARStage
 
         args = {"base_url": name, "api_key_env": flags.prompt_enhance_key_env}
         args["system_prompt"] = system or _SYSTEM[task]
@@ -131,7 +129,7 @@ def _open_writer(flags: EnhanceFlags, task: Task, device: str | None) -> Writer:
         return RemoteARStage(
             OmniStageConfig(stage_id=0, stage_type="ar", model=model, engine_args=args, input_modalities=modalities)
         )
-    from interlace.stages.ar_local import LocalARStage
+    from interlace.stages.language.local import LocalARStage
 
     given = {} if system is None else {"system_prompt": system}
     stage = LocalARStage(OmniStageConfig(stage_id=0, stage_type="ar", model=name, engine_args=given, device=device))
@@ -141,7 +139,7 @@ def _open_writer(flags: EnhanceFlags, task: Task, device: str | None) -> Writer:
 
 
 @dataclass
-class _Waiting:
+class _Rewriting:
     """A job whose prompt is being rewritten."""
 
     job: Job
@@ -151,14 +149,14 @@ class _Waiting:
 class EnhancingGenerator:
     """A generator that gets every prompt as a language model rewrote it. The texts of equal prompts are equal."""
 
-    def __init__(self, inner: Generator, writer: Writer, cache: TextCache, flags: EnhanceFlags, identity: str) -> None:
-        from interlace.stages.ar_config import ARSamplingParams
-
+    def __init__(
+        self, inner: Generator, writer: Writer, cache: TextCache, flags: EnhanceSettings, identity: str
+    ) -> None:
         self._inner, self._writer, self._cache, self._flags, self._identity = inner, writer, cache, flags, identity
         self._params = ARSamplingParams(max_tokens=flags.prompt_enhance_max_tokens, temperature=0)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="interlace-enhance")
         self._lock = threading.Lock()
-        self._waiting: dict[str, _Waiting] = {}  # by job name
+        self._waiting: dict[str, _Rewriting] = {}  # by job name
         self._askers: dict[str, list[str]] = {}  # key -> the names of the jobs that wait for its text
         self._told: dict[str, dict[str, str]] = {}  # by job name: what the manifest says
         self._counts: Counter[str] = Counter(written=0, from_cache=0, failed=0)
@@ -166,11 +164,11 @@ class EnhancingGenerator:
     def submit(self, job: Job) -> "Future[Output]":
         result: Future[Output] = Future()
         with self._lock:
-            self._waiting[job.name] = _Waiting(job, result)
+            self._waiting[job.name] = _Rewriting(job, result)
         self._threads.submit(self._ask, job)
         return result
 
-    def resolved(self, job: Job) -> Mapping[str, Any]:
+    def resolved(self, job: Job) -> Mapping[str, object]:
         with self._lock:
             told = self._told.pop(job.name, {})
         return {**self._inner.resolved(job), **told}
@@ -186,7 +184,7 @@ class EnhancingGenerator:
     def mean_rows(self) -> float | None:
         return self._inner.mean_rows()
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> Mapping[str, object]:
         with self._lock:
             counts = dict(self._counts)
         return {**self._inner.facts(), "prompt_enhance": {"model": self._identity.rpartition(":")[0], **counts}}
@@ -212,10 +210,10 @@ class EnhancingGenerator:
                 askers.append(job.name)
                 if len(askers) > 1:
                     return
-            prompt: dict[str, Any] = {"prompt": job.prompt}
-            if self._flags.prompt_enhance_images and job.images:
-                prompt["multi_modal_data"] = {"image": [source.load() for source in job.images]}
-            future = self._writer.submit(prompt, self._params, request_id=job.name)
+            seen = job.images if self._flags.prompt_enhance_images else ()
+            images = [source.load() for source in seen]
+            request = Request(request_id=job.name, prompt=job.prompt, sampling=self._params, images=images)
+            future = self._writer.submit(request)
         except Exception as error:
             self._fail(job, error)
         else:

@@ -1,20 +1,23 @@
 """What a bulk run needs of the thing that makes images, and `Omni` seen as such a thing."""
 
-import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from interlace.bulk.rows import Job
-from interlace.errors import AbortedError
+from interlace.bulk.input.rows import Job
+from interlace.bulk.loading import Loaders, media_of
+from interlace.bulk.report.summary import denoiser_of
+from interlace.engine.statistics import EngineStatistics
+from interlace.errors import InvalidRequestError
 from interlace.models.editing import EditModel
+from interlace.models.text_limits import TextLimits
+from interlace.python.given import with_control_images
 from interlace.request import Output, Request, SamplingParams
 
 if TYPE_CHECKING:
     from interlace.omni import Omni
-
-_NUM_LOADERS = 4  # threads that read and decode pictures
+    from interlace.stages.flow.link import StageCounts
 
 
 class Generator(Protocol):
@@ -32,7 +35,7 @@ class Generator(Protocol):
     def mean_rows(self) -> float | None:
         """Rows per forward of the module that is called most often, so far; None where there are no forwards."""
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> Mapping[str, object]:
         """What a summary should say of model and machine."""
 
     def close(self) -> None: ...
@@ -43,42 +46,42 @@ class OmniGenerator:
 
     def __init__(self, omni: "Omni", edit: EditModel | None = None) -> None:
         self._omni, self._edit = omni, edit
-        self._loaders = ThreadPoolExecutor(_NUM_LOADERS, thread_name_prefix="interlace-images")
-        self._loading: set[str] = set()
-        self._lock = threading.Lock()
+        self._loaders = Loaders(omni)
         described = omni.describe()
         scheduler = getattr(omni.model.pipeline, "scheduler", None)
         self._constant = {"pipeline": described["pipeline"], "dtype": described["dtype"]}
         if scheduler is not None:
             self._constant["scheduler"] = type(scheduler).__name__
         self._device = described["device"]
+        several = [config.model for config in omni.configs] if len(omni.configs) > 1 else []
+        self._limits = TextLimits(omni.model.pipeline)
+        self._stages = {"stages": several} if several else {}
 
     def submit(self, job: Job) -> "Future[Output]":
-        if not job.images:
-            return self._omni.submit({"prompt": job.prompt, "request_id": job.name}, job.sampling)
-        with self._lock:
-            self._loading.add(job.name)
-        result: Future[Output] = Future()
-        self._loaders.submit(self._submit_edit, job, result)
-        return result
+        if not job.pictures:
+            return self._omni.submit(job.request())
+        return self._loaders.submit(job, self._loaded)
 
-    def _submit_edit(self, job: Job, result: "Future[Output]") -> None:
-        """Pictures may be large, or far away: they are loaded on other threads."""
-        try:
-            images = [source.load() for source in job.images]
-            item = {"prompt": job.prompt, "request_id": job.name, "multi_modal_data": {"image": self._in_form(images)}}
-            sampling = self._sized(job.sampling, images[0].size)
-            with self._lock:
-                if job.name not in self._loading:
-                    raise AbortedError(f"{job.name} was aborted")
-                self._loading.remove(job.name)
-                future = self._omni.submit(item, sampling)
-        except Exception as error:
-            with self._lock:
-                self._loading.discard(job.name)
-            result.set_result(Output(request_id=job.name, prompt=job.prompt, error=error))
-        else:
-            future.add_done_callback(lambda done: result.set_result(done.result()))
+    def _loaded(self, job: Job) -> Request:
+        """With its pictures loaded."""
+        images = [source.load() for source in job.images]
+        sampling = self._sized(job.sampling, images[0].size) if images else job.sampling
+        sampling = with_control_images(sampling, lambda source: source.load())
+        inputs = {} if job.mask is None else {"mask_image": self._mask(job.mask.load(), images[0].size)}
+        seen, others = media_of(job)
+        request = job.request([*self._in_form(images), *seen])
+        return replace(request, sampling=sampling, model_inputs={**inputs, **others})
+
+    def _mask(self, mask: Any, size: tuple[int, int]) -> Any:
+        """A mask of its picture's size, in grey. Raises `InvalidRequestError`."""
+        if "mask_image" not in self._omni.arguments.parameters:
+            text = f"{self._constant['pipeline']} takes no mask"
+            how = "leave the column mask out, or name a pipeline that inpaints with --model-type"
+            raise InvalidRequestError(f"{text}; {how}", "mask")
+        if mask.size != size:
+            got, wanted = ("x".join(map(str, one)) for one in (mask.size, size))
+            raise InvalidRequestError(f"the mask is {got}, its picture {wanted}; expected equal sizes", "mask")
+        return mask.convert("L")
 
     def _in_form(self, images: list[Any]) -> list[Any]:
         """What is one picture to the engine is a list to pipelines that want lists."""
@@ -99,27 +102,30 @@ class OmniGenerator:
         return replace(sampling, width=width, height=height)
 
     def resolved(self, job: Job) -> Mapping[str, Any]:
-        request = Request(request_id=job.name, prompt=job.prompt, sampling=job.sampling)
-        return {**self._omni.arguments.resolved(request), **self._constant}
+        resolved = self._omni.arguments.resolved(job.request())
+        cut = None if self._stages else self._limits.cut(job.prompt, resolved)
+        told = {} if cut is None else {"prompt_cut": cut}
+        return {**resolved, **self._constant, **self._stages, **told}
 
     def abort(self, job: Job) -> None:
-        with self._lock:
-            self._loading.discard(job.name)
-            self._omni.abort(job.name)
+        self._loaders.abort(job)
 
     def mean_rows(self) -> float | None:
-        stats = self._omni.engine.stats()
-        forwards = stats["forwards"]
-        if not forwards:
-            return None
-        busiest = max(forwards, key=lambda module: forwards[module])
-        return float(stats["mean_rows"][busiest])
+        counts = self._omni.engine.statistics()
+        return counts.mean_rows[denoiser_of(counts.forwards)] if counts.forwards else None
 
-    def facts(self) -> Mapping[str, Any]:
-        stats = self._omni.engine.stats()
-        shown = {name: stats[name] for name in ("forwards", "rows", "mean_rows", "unfused") if name in stats}
-        return {**self._constant, "device": self._device, "engine": shown}
+    def facts(self) -> Mapping[str, object]:
+        counts = self._omni.engine.statistics()
+        names = ("forwards", "rows", "mean_rows", "unfused")
+        shown = {name: dict(getattr(counts, name)) for name in names} if counts != EngineStatistics() else {}
+        stages = {"stages": [_told(one) for one in self._omni.pipeline.counts()]} if self._stages else {}
+        return {**self._constant, "device": self._device, "engine": shown, **stages}
 
     def close(self) -> None:
-        self._loaders.shutdown()
+        self._loaders.close()
         self._omni.close()
+
+
+def _told(counts: "StageCounts") -> dict[str, Any]:
+    kept = ("stage_id", "stage_type", "model", "finished", "failed", "seconds")
+    return {name: getattr(counts, name) for name in kept}

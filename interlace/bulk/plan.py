@@ -4,10 +4,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from interlace.bulk.names import NameList
-from interlace.bulk.rows import BadRow, Job, Row
-from interlace.bulk.sink import ModelId, Sink, State, request_key
+from interlace.bulk.input.rows import BadRow, Job, Row
+from interlace.bulk.made import Wanted
+from interlace.bulk.output.names import NameList
+from interlace.bulk.output.replaced import shortened
+from interlace.bulk.output.sink import ModelId, Sink, State, request_key
 from interlace.errors import InvalidRequestError
+
+_MAX_SHOWN = 3  # of the pictures that would be replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +21,13 @@ class RunOptions:
     model: ModelId
     base_seed: int = 0
     max_num_seqs: int = 16  # images that the generator works on at once
+    num_writers: int = 2  # threads that encode and store; two keep up with any model that a CPU core can feed
     grace_s: float = 60.0
     max_retries: int = 2  # further attempts after an error that may pass
     every_row: bool = True  # the rows are the whole input, not a choice of it
     html: bool = True  # write report.html at the end
     export_parquet: bool = False  # write manifest.parquet at the end
+    makes: Wanted = "pictures"  # what the model is expected to make
     is_worker: bool = False  # of a parent that hears signals and speaks to the user
     strict: bool = False  # a row that can't be used stops the run before it starts
 
@@ -43,6 +49,8 @@ class Survey:
     names: NameList = field(default_factory=NameList)  # every image of the input, in order
     num_done: int = 0
     num_changed: int = 0
+    num_replaced: int = 0  # images that would take the place of another prompt's
+    replaced: list[str] = field(default_factory=list)  # the first of them, in words
     bad: list[BadRow] = field(default_factory=list)
 
     @property
@@ -58,12 +66,24 @@ class Survey:
         if not self.names:
             chosen = "" if self.num_rows else " (the input is empty, or --rows and --where choose none)"
             raise InvalidRequestError(f"no row can be used, of {self.num_rows}{chosen}{first}", "prompts_file")
+        if self.num_replaced:
+            raise InvalidRequestError(self._overwriting(), "overwrite")
+
+    def _overwriting(self) -> str:
+        count = f"{self.num_replaced} of {len(self.names)} images would replace pictures of other prompts"
+        more = self.num_replaced - len(self.replaced)
+        shown = [*self.replaced, *([f"... and {more} more"] if more else [])]
+        ways = "--match content finds rows that were moved; or give the rows ids, or take another --output-dir"
+        return "\n  ".join([f"{count}; nothing was drawn:", *shown]) + f"\n{ways}; --overwrite replaces them"
 
 
 class Ledger(Protocol):
     """What knows which images are there."""
 
     def state(self, job: Job, key: str) -> State: ...
+
+    def replaces(self, job: Job) -> str | None:
+        """What of another prompt would make way for this image; None where nothing would."""
 
 
 def survey(rows: Iterable[Row | BadRow], ledger: Ledger, options: RunOptions) -> Survey:
@@ -79,6 +99,11 @@ def survey(rows: Iterable[Row | BadRow], ledger: Ledger, options: RunOptions) ->
             found.names.append(job.name)
             found.num_done += state == "done"
             found.num_changed += state == "changed"
+            there = None if state == "done" or options.is_worker else ledger.replaces(job)
+            if there is not None:
+                found.num_replaced += 1
+                if len(found.replaced) < _MAX_SHOWN:
+                    found.replaced.append(f"{job.name}: {there} is there; {job.where} says {shortened(job.prompt)}")
     return found
 
 

@@ -19,9 +19,10 @@ _MAX_MESSAGES = 20  # failures shown one by one; all of them are in failures.jso
 
 @dataclass
 class Tally:
-    """Counts of images. `total` is what this run has to do."""
+    """Counts of images, or of what else `what` says. `total` is what this run has to do."""
 
     total: int
+    what: str = "images"
     done: int = 0
     failed: int = 0
     retried: int = 0  # of those done, came at a second or later attempt
@@ -50,7 +51,7 @@ class Tally:
     def text(self, mean_rows: float | None) -> str:
         rows = "" if mean_rows is None else f", {mean_rows:.1f} rows a forward"
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.images_per_s:.2f} images/s, {self.eta()} left{rows}{failed}"
+        return f"{self.images_per_s:.2f} {self.what}/s, {self.eta()} left{rows}{failed}"
 
 
 class View(Protocol):
@@ -84,7 +85,7 @@ class ProgressView:
         if self._console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
             self._bar = Progress(*columns, console=self._console)
-            self._task = self._bar.add_task("images", total=tally.total, text="")
+            self._task = self._bar.add_task(tally.what, total=tally.total, text="")
 
     def began(self, name: str) -> None:
         pass
@@ -100,7 +101,7 @@ class ProgressView:
                 self._bar.update(self._task, completed=ended, text=text)
             elif time.perf_counter() - self._last_line >= _SECONDS_BETWEEN_LINES:
                 self._last_line = time.perf_counter()
-                self.say(f"{ended}/{self._tally.total} images, {text}")
+                self.say(f"{ended}/{self._tally.total} {self._tally.what}, {text}")
 
     def message(self, text: str) -> None:
         """One line for the user, beside the bar; after many, silence."""

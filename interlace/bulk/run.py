@@ -6,30 +6,30 @@ Knows neither pipelines nor file formats: rows come from `rows`, images from a `
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from interlace import __version__
-from interlace.bulk.disk import why_not_written
-from interlace.bulk.failures import is_transient
 from interlace.bulk.faults import fault_point
 from interlace.bulk.generator import Generator
+from interlace.bulk.input.rows import BadRow, Job, Row
+from interlace.bulk.launch.signals import signals_go_to
+from interlace.bulk.made import NOUNS, facts_of, made_of
+from interlace.bulk.output.disk import why_not_written
+from interlace.bulk.output.failures import is_transient
+from interlace.bulk.output.sink import Sink, request_key
 from interlace.bulk.plan import RunOptions, jobs_to_do, survey
 from interlace.bulk.progress import ProgressView, Tally, View
-from interlace.bulk.report import Result, announce, report
-from interlace.bulk.rows import BadRow, Job, Row
-from interlace.bulk.signals import signals_go_to
-from interlace.bulk.sink import Sink, request_key
-from interlace.bulk.summary import peak_memory
-from interlace.errors import EngineDeadError, InvalidRequestError
+from interlace.bulk.report.report import Result, announce, report
+from interlace.bulk.report.summary import peak_memory
+from interlace.errors import EngineDeadError
 from interlace.request import Output
+from interlace.retry import pause_s
 
-_NUM_WRITERS = 2  # PNG encoding lets other threads run; two keep up with any model that a CPU core can feed
 _POLL_S = 0.2
-_RETRY_S = (0.2, 0.8, 3.2)  # waited before the second, third and every further attempt
 
 
 def run_bulk(
@@ -44,13 +44,13 @@ def run_bulk(
     for bad in found.bad:
         sink.fail(bad, bad.error, "InvalidRequestError")
     found.check(strict=options.strict)
-    announce(found, sink)
+    announce(found, sink, NOUNS[options.makes])
     made = make_images(jobs_to_do(rows, sink, options), found.num_to_do, sink, options, open_generator)
     result = Result(num_failed=len(found.bad) + made.tally.failed, stopped_by=made.stopped_by, fatal=made.fatal)
     facts = {**made.facts, "seconds": round(time.perf_counter() - started, 3)}
     if options.every_row and result.stopped_by is None and result.fatal is None:
         sink.forget_earlier_failures()
-    files = {"html": options.html, "export_parquet": options.export_parquet, "only_found": options.every_row}
+    files = {"html": options.html, "export_parquet": options.export_parquet, "every_row": options.every_row}
     report(found, made.tally, sink, options.model.model, facts, result, **files)
     return result
 
@@ -75,12 +75,12 @@ def make_images(
     one_at_a_time: Container[str] = (),
 ) -> Made:
     """Makes and stores the images of `jobs`; `one_at_a_time` names those that nothing else may run beside."""
-    tally = Tally(num_jobs)
+    tally = Tally(num_jobs, NOUNS[options.makes])
     if not num_jobs:
         return Made(tally=tally)
     generator = open_generator()
     try:
-        run = _Run(generator, sink, options, tally, show(tally, generator.mean_rows))
+        run = _BulkRun(generator, sink, options, tally, show(tally, generator.mean_rows))
         run.execute(jobs, one_at_a_time)
         return Made(
             tally=tally, facts={**generator.facts(), **peak_memory()}, stopped_by=run.stopped_by, fatal=run.fatal
@@ -89,7 +89,7 @@ def make_images(
         generator.close()
 
 
-class _Run:
+class _BulkRun:
     """The part of a run that has a generator: submits, collects, stores."""
 
     def __init__(self, generator: Generator, sink: Sink, options: RunOptions, tally: Tally, view: View) -> None:
@@ -103,7 +103,7 @@ class _Run:
         self._generating: dict[str, Job] = {}  # in the order of submission
         self._attempts: dict[str, int] = {}  # of images that did not come at the first one
         self._num_open = 0  # submitted and not yet stored
-        self._writers = ThreadPoolExecutor(_NUM_WRITERS, thread_name_prefix="interlace-writer")
+        self._writers = ThreadPoolExecutor(options.num_writers, thread_name_prefix="interlace-writer")
         self.view = view
 
     def execute(self, jobs: Iterable[Job], one_at_a_time: Container[str] = ()) -> None:
@@ -181,7 +181,7 @@ class _Run:
 
     def _try_again(self, job: Job) -> None:
         """It keeps its place in the backlog meanwhile."""
-        self._stop.wait(_RETRY_S[min(self._attempts[job.name] - 2, len(_RETRY_S) - 1)])
+        self._stop.wait(pause_s(self._attempts[job.name] - 1))
         if self._stop.is_set():
             self._end(job)
             return
@@ -196,25 +196,23 @@ class _Run:
             self._give_up(str(output.error))
         elif output.error is not None:
             self._fail(job, output.error)
-        elif not output.images:
-            self._fail(job, InvalidRequestError("the model made no image; expected a text-to-image model"))
         else:
-            self.sink.write(job, output.images[0], self._record(job, output), _timing(output))
+            made = made_of(output, self.options.makes)
+            self.sink.write(job, made, self._record(job, output, facts_of(made)), _timing(output))
             with self._lock:
                 self.tally.done += 1
                 self.tally.retried += job.name in self._attempts
 
-    def _record(self, job: Job, output: Output) -> dict[str, Any]:
-        width, height = output.images[0].size
+    def _record(self, job: Job, output: Output, facts: Mapping[str, Any]) -> dict[str, Any]:
         model, sampling = self.options.model, job.sampling
         record: dict[str, Any] = {"prompt": job.prompt, "negative_prompt": sampling.negative_prompt}
         record["seed"] = sampling.seed
-        record |= dict(self.generator.resolved(job)) | {"height": height, "width": width}
+        record |= dict(self.generator.resolved(job)) | dict(facts)
         record |= {"model": model.model, "revision": model.revision, "variant": model.variant}
         record["text"] = output.text  # what a language model's stage wrote
-        if job.images:
-            record["input_images"] = [source.name for source in job.images]
-            record["input_sha256"] = [source.sha256 for source in job.images]
+        if job.pictures:
+            record["input_images"] = [source.name for source in job.pictures]
+            record["input_sha256"] = [source.sha256 for source in job.pictures]
         record |= {"interlace": __version__, "request_key": request_key(job, model)}
         return {name: value for name, value in record.items() if value is not None}
 

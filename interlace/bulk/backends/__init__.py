@@ -2,25 +2,21 @@
 
 import os
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from interlace.bulk.backends.endpoints import Endpoint, make_endpoints, parse_base_url, read_endpoints, read_key
+from interlace.bulk.backends.table import BACKENDS, Backend
 from interlace.checks import check_choice
 from interlace.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from interlace.bulk.backends.flags import ApiFlags
     from interlace.bulk.backends.pool import ApiGenerator
     from interlace.bulk.backends.service import ImageService
-
-API_BACKENDS = ("openai", "google_genai")
-
-_KEY_NAMES = {"openai": ("OPENAI_API_KEY",), "google_genai": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}
-_OPENAI_HOST = "api.openai.com"
-_GOOGLE_CONNECTIONS = 100  # of one client at once; further requests would wait inside of it
+    from interlace.bulk.backends.settings import ApiSettings
 
 
-def open_api_generator(backend: str, model_name: str, flags: "ApiFlags") -> "ApiGenerator":
+def open_api_generator(backend: str, model_name: str, flags: "ApiSettings") -> "ApiGenerator":
     """A generator that asks a service. Sends nothing yet.
 
     Raises `InvalidRequestError` for flags that can't be used, a key that is missing, or an SDK that isn't installed.
@@ -39,51 +35,45 @@ def open_api_generator(backend: str, model_name: str, flags: "ApiFlags") -> "Api
     )
 
 
-def find_endpoints(backend: str, flags: "ApiFlags") -> list[Endpoint]:
+def find_endpoints(backend: str, flags: "ApiSettings") -> list[Endpoint]:
     """Where requests go, with keys. Raises `InvalidRequestError`."""
-    check_choice("backend", backend, API_BACKENDS)
+    check_choice("backend", backend, tuple(BACKENDS))
+    own = BACKENDS[backend]
     entries = [parse_base_url(text) for text in flags.base_url]
     if flags.endpoints_file is not None:
         entries += read_endpoints(flags.endpoints_file)
-    usual = os.environ.get("OPENAI_BASE_URL")
-    if backend == "openai" and not entries and usual:
+    usual = os.environ.get(own.base_url_name) if own.base_url_name else None
+    if not entries and usual:
         entries = [{"base_url": usual.rstrip("/")}]
     key = read_key(flags.api_key_file) if flags.api_key_file is not None else flags.api_key
-    key = key or next((os.environ[name] for name in _KEY_NAMES[backend] if os.environ.get(name)), None)
+    key = key or next((os.environ[name] for name in own.key_names if os.environ.get(name)), None)
     endpoints = make_endpoints(entries, key, flags.requests_per_minute)
-    if backend == "google_genai":
-        most = [min(endpoint.max_workers or _GOOGLE_CONNECTIONS, _GOOGLE_CONNECTIONS) for endpoint in endpoints]
-        endpoints = [replace(endpoint, max_workers=n) for endpoint, n in zip(endpoints, most, strict=True)]
-    for endpoint in endpoints:
-        if _needs_key(backend, endpoint):
-            name = _KEY_NAMES[backend][0]
-            raise InvalidRequestError(
-                f"the backend {backend} needs a key: set {name}, or give --api-key-file", "api_key"
-            )
+    if most := own.max_workers:
+        endpoints = [replace(one, max_workers=min(one.max_workers or most, most)) for one in endpoints]
+    if any(_lacks_key(own, endpoint) for endpoint in endpoints):
+        text = f"the backend {backend} needs a key: set {own.key_names[0]}, or give --api-key-file"
+        raise InvalidRequestError(text, "api_key")
     return endpoints
 
 
-def _needs_key(backend: str, endpoint: Endpoint) -> bool:
-    has_project = backend == "google_genai" and "GOOGLE_CLOUD_PROJECT" in os.environ  # Vertex AI, by its own login
-    return endpoint.api_key is None and _is_official(backend, endpoint) and not has_project
+def _lacks_key(own: Backend, endpoint: Endpoint) -> bool:
+    has_login = own.keyless is not None and own.keyless in os.environ
+    return bool(own.key_names) and not has_login and endpoint.api_key is None and _is_official(own, endpoint)
 
 
-def _is_official(backend: str, endpoint: Endpoint) -> bool:
-    return endpoint.host is None or (backend == "openai" and endpoint.host == _OPENAI_HOST)
+def _is_official(own: Backend, endpoint: Endpoint) -> bool:
+    return endpoint.host is None or endpoint.host in own.hosts
 
 
 def _service(backend: str, model_name: str, endpoints: list[Endpoint], extras: bool | None) -> "ImageService":
-    extras = not any(_is_official(backend, endpoint) for endpoint in endpoints) if extras is None else extras
+    own = BACKENDS[backend]
+    extras = not any(_is_official(own, endpoint) for endpoint in endpoints) if extras is None else extras
+    module, _, name = own.service.partition(":")
     try:
-        if backend == "openai":
-            from interlace.bulk.backends.openai_images import OpenAIImages
-
-            return OpenAIImages(model_name, extras=extras)
-        from interlace.bulk.backends.google_images import GoogleImages
-
-        return GoogleImages(model_name, extras=extras)
+        made: ImageService = getattr(import_module(module), name)(model_name, extras=extras)
     except ImportError as error:
         raise InvalidRequestError(
             f"the backend {backend} needs a package that is missing ({error.name}): pip install 'interlace[api]'",
             "backend",
         ) from error
+    return made

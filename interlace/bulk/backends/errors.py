@@ -3,14 +3,14 @@
 from typing import Literal
 
 from interlace.errors import EngineDeadError, RequestError
+from interlace.retry import may_pass
 
 Fate = Literal["again", "row", "endpoint"]
 
-_AGAIN = frozenset({408, 409, 425, 429})  # and every 5xx
 _ENDPOINT = frozenset({401, 402, 404})  # its key, its account, its address or its model: wrong for every row
 
 
-class ApiError(RequestError):
+class ServiceError(RequestError):
     """A request that a service did not answer with an image.
 
     `fate` says what it is about: "again" may pass, "row" would be refused every time, "endpoint" is wrong for all rows.
@@ -39,6 +39,6 @@ class NoEndpointError(EngineDeadError):
 
 def fate_of(status: int) -> Fate:
     """What an HTTP status that is not a success is about."""
-    if status in _AGAIN or status >= 500:
+    if may_pass(status):
         return "again"
     return "endpoint" if status in _ENDPOINT else "row"

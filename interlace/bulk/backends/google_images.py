@@ -13,12 +13,13 @@ from google.genai import errors, types
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from interlace.bulk.backends.answers import retry_after_s, words
+from interlace.bulk.backends.answers import words
 from interlace.bulk.backends.endpoints import Endpoint
-from interlace.bulk.backends.errors import ApiError, fate_of
-from interlace.bulk.backends.pictures import decode, to_png
-from interlace.bulk.rows import Job
+from interlace.bulk.backends.errors import ServiceError, fate_of
+from interlace.bulk.backends.pictures import decoded, to_png
+from interlace.bulk.input.rows import Job
 from interlace.errors import InvalidRequestError
+from interlace.retry import retry_after_s
 
 _IMAGEN_RATIOS = ("1:1", "3:4", "4:3", "9:16", "16:9")
 _GEMINI_RATIOS = (*_IMAGEN_RATIOS, "2:3", "3:2", "4:5", "5:4", "21:9")
@@ -37,7 +38,7 @@ class GoogleImages:
         self._model, self._extras = model, extras
         self._kind = "imagen" if "imagen" in model.rpartition("/")[2] else "gemini"
 
-    def arguments(self, job: Job) -> dict[str, Any]:
+    def arguments(self, job: Job) -> dict[str, object]:
         sampling = job.sampling
         if job.images and self._kind == "imagen":
             raise InvalidRequestError("Imagen models take no pictures; edit with a Gemini image model", "images")
@@ -77,7 +78,7 @@ class GoogleConnection:
             raise InvalidRequestError(words(f"Google's SDK can't be set up: {error}", self._key), "api_key") from error
 
     def ask(
-        self, prompt: str, arguments: Mapping[str, Any], pictures: Sequence[Image.Image], timeout_s: float
+        self, prompt: str, arguments: Mapping[str, object], pictures: Sequence[Image.Image], timeout_s: float
     ) -> Image.Image:
         try:
             if self._kind == "imagen":
@@ -85,16 +86,16 @@ class GoogleConnection:
             return self._ask_gemini(prompt, arguments, pictures, timeout_s)
         except errors.APIError as error:
             raise self._status_error(error) from error
-        except ApiError:
+        except ServiceError:
             raise
         except (ValueError, TypeError, AttributeError, KeyError) as error:  # the SDK's, of JSON that it didn't expect
-            raise ApiError(words(f"the answer can't be read: {error}", self._key), "again") from error
+            raise ServiceError(words(f"the answer can't be read: {error}", self._key), "again") from error
         except Exception as error:
             if not _is_transport(error):
                 raise
             is_timeout = "Timeout" in type(error).__name__
             text = f"no answer within {timeout_s:.0f} s" if is_timeout else f"connection error: {error}"
-            raise ApiError(words(text, self._key), "again") from error
+            raise ServiceError(words(text, self._key), "again") from error
 
     def close(self) -> None:
         self._client.close()
@@ -107,10 +108,10 @@ class GoogleConnection:
         answer = self._client.models.generate_images(model=self._model, prompt=prompt, config=config)
         for made in answer.generated_images or []:
             if made.image is not None and made.image.image_bytes:
-                return decode(made.image.image_bytes)
+                return decoded(made.image.image_bytes)
             if made.rai_filtered_reason:
-                raise ApiError(f"filtered: {words(made.rai_filtered_reason, self._key)}")
-        raise ApiError("the answer holds no image", "again")
+                raise ServiceError(f"filtered: {words(made.rai_filtered_reason, self._key)}")
+        raise ServiceError("the answer holds no image", "again")
 
     def _ask_gemini(
         self, prompt: str, arguments: Mapping[str, Any], pictures: Sequence[Image.Image], timeout_s: float
@@ -132,23 +133,25 @@ class GoogleConnection:
         made = candidate.content.parts if candidate and candidate.content and candidate.content.parts else []
         for part in reversed(made):  # drafts, where a model shows them, come first
             if part.inline_data and part.inline_data.data and not part.thought:
-                return decode(part.inline_data.data)
+                return decoded(part.inline_data.data)
         feedback = answer.prompt_feedback
         if feedback and feedback.block_reason:
-            raise ApiError(words(f"blocked: {feedback.block_reason.value} {feedback.block_reason_message or ''}", None))
+            raise ServiceError(
+                words(f"blocked: {feedback.block_reason.value} {feedback.block_reason_message or ''}", None)
+            )
         reason = candidate.finish_reason.value if candidate and candidate.finish_reason else None
         said = " ".join(part.text for part in made if part.text)
         if reason in (None, "STOP", "MAX_TOKENS", "OTHER", "NO_IMAGE", "IMAGE_OTHER", "FINISH_REASON_UNSPECIFIED"):
-            raise ApiError(words(f"the answer holds no image: {said or reason}", self._key), "again")
-        raise ApiError(words(f"blocked: {reason} {said}", self._key))
+            raise ServiceError(words(f"the answer holds no image: {said or reason}", self._key), "again")
+        raise ServiceError(words(f"blocked: {reason} {said}", self._key))
 
-    def _status_error(self, error: errors.APIError) -> ApiError:
+    def _status_error(self, error: errors.APIError) -> ServiceError:
         status = error.code if isinstance(error.code, int) else 500
         message = words(error.message or error.status or error, self._key)
         fate = "endpoint" if "API_KEY_INVALID" in str(error.details) else fate_of(status)
         wait = retry_after_s(getattr(error.response, "headers", None) or {})
         wait = _retry_info_s(error.details) if wait is None else wait
-        return ApiError(f"HTTP {status}: {message}", fate, status=status, retry_after_s=wait)
+        return ServiceError(f"HTTP {status}: {message}", fate, status=status, retry_after_s=wait)
 
 
 def _shape(width: int | None, height: int | None, kind: str) -> dict[str, str]:
@@ -180,7 +183,7 @@ def _config(model: type[_Model], fields: Mapping[str, Any]) -> _Model:
         return model(**fields)
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ApiError(f"not as Google's SDK expects it: {told}") from error
+        raise ServiceError(f"not as Google's SDK expects it: {told}") from error
 
 
 def _split(arguments: Mapping[str, Any], model: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,20 +7,18 @@ import math
 from collections.abc import Callable, Sequence
 
 from interlace.bulk.backends.endpoints import Endpoint
-from interlace.bulk.backends.errors import ApiError
+from interlace.bulk.backends.errors import ServiceError
 from interlace.bulk.backends.service import Connection
+from interlace.retry import pause_s
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
+_FIRST_WAIT_S = 0.5
 _PATIENCE_S = 5.0  # how long a request waits for another endpoint than the one that just failed it
 _STREAK = 3  # failures in a row that mean the endpoint and not the rows
 
 
 def backoff_s(attempt: int, jitter: float) -> float:
-    """The wait after failed attempt `attempt` (from 1): doubles each time, and between half and all of that.
-
-    `jitter` is a random number from 0 to 1: requests that failed together should not come back together.
-    """
-    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(attempt - 1, 30)) * (0.5 + 0.5 * jitter)
+    """The wait of one image after failed attempt `attempt` (from 1); `jitter` is a random number from 0 to 1."""
+    return pause_s(attempt, jitter, first_s=_FIRST_WAIT_S)
 
 
 class TokenBucket:
@@ -43,7 +41,7 @@ class TokenBucket:
         self._tokens -= 1
 
 
-class Gate:
+class EndpointGate:
     """An endpoint and how it is doing.
 
     `window` is how many requests it is given at once: halved when it says "too many", and opened bit by bit as it
@@ -91,7 +89,7 @@ class Gate:
         self.num_errors += 1
         self.streak = 0
 
-    def failed(self, error: ApiError, now: float, jitter: float) -> None:
+    def failed(self, error: ServiceError, now: float, jitter: float) -> None:
         """It did not make an image for a reason that may pass, or that rules it out."""
         self.num_errors += 1
         if error.fate == "endpoint":
@@ -111,15 +109,15 @@ class Gate:
 class Gates:
     """All endpoints. Requests go round them by weight (start-time fair queueing)."""
 
-    def __init__(self, gates: Sequence[Gate]) -> None:
+    def __init__(self, gates: Sequence[EndpointGate]) -> None:
         self.all = list(gates)
         self._virtual_now = 0.0
 
     @property
-    def usable(self) -> list[Gate]:
+    def usable(self) -> list[EndpointGate]:
         return [gate for gate in self.all if gate.out is None]
 
-    def pick(self, now: float, avoid: Gate | None = None) -> Gate | None:
+    def pick(self, now: float, avoid: EndpointGate | None = None) -> EndpointGate | None:
         """The endpoint for the next request, or None while none is open.
 
         `avoid` is taken only where no other one will be open soon.
@@ -137,10 +135,10 @@ class Gates:
     def opens_in(self, now: float) -> float:
         return min((gate.opens_in(now) for gate in self.all), default=math.inf)
 
-    def _turn(self, gate: Gate) -> float:
+    def _turn(self, gate: EndpointGate) -> float:
         return max(gate.virtual_time, self._virtual_now)  # who was away has no claim to what it missed
 
-    def _another_is_near(self, now: float, avoid: Gate | None) -> bool:
+    def _another_is_near(self, now: float, avoid: EndpointGate | None) -> bool:
         others = [gate for gate in self.usable if gate is not avoid]
         return any(gate.num_in_flight or gate.opens_in(now) <= _PATIENCE_S for gate in others)
 

@@ -6,12 +6,13 @@ from typing import Any
 import openai
 from PIL import Image
 
-from interlace.bulk.backends.answers import retry_after_s, words
+from interlace.bulk.backends.answers import words
 from interlace.bulk.backends.endpoints import Endpoint
-from interlace.bulk.backends.errors import ApiError, fate_of
-from interlace.bulk.backends.pictures import fetch, from_base64, to_png
-from interlace.bulk.rows import Job
+from interlace.bulk.backends.errors import ServiceError, fate_of
+from interlace.bulk.backends.pictures import fetched, from_text, to_png
+from interlace.bulk.input.rows import Job
 from interlace.errors import InvalidRequestError
+from interlace.retry import retry_after_s
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -26,7 +27,7 @@ class OpenAIImages:
     def __init__(self, model: str, *, extras: bool) -> None:
         self._model, self._extras = model, extras
 
-    def arguments(self, job: Job) -> dict[str, Any]:
+    def arguments(self, job: Job) -> dict[str, object]:
         sampling = job.sampling
         sent: dict[str, Any] = {}
         if (sampling.height is None) != (sampling.width is None):
@@ -63,7 +64,7 @@ class OpenAIConnection:
         self._client = openai.OpenAI(api_key=self._key or "none", base_url=self._base_url, max_retries=0)
 
     def ask(
-        self, prompt: str, arguments: Mapping[str, Any], pictures: Sequence[Image.Image], timeout_s: float
+        self, prompt: str, arguments: Mapping[str, object], pictures: Sequence[Image.Image], timeout_s: float
     ) -> Image.Image:
         extra_body = dict(arguments)
         common: dict[str, Any] = {"model": self._model, "prompt": prompt, "n": 1}
@@ -79,11 +80,11 @@ class OpenAIConnection:
         except openai.APIStatusError as error:
             raise self._status_error(error) from error
         except openai.APITimeoutError as error:
-            raise ApiError(f"no answer within {timeout_s:.0f} s", "again") from error
+            raise ServiceError(f"no answer within {timeout_s:.0f} s", "again") from error
         except openai.APIConnectionError as error:
-            raise ApiError(words(f"connection error: {error.__cause__ or error}", self._key), "again") from error
+            raise ServiceError(words(f"connection error: {error.__cause__ or error}", self._key), "again") from error
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # of JSON that it didn't expect
-            raise ApiError(words(f"the answer can't be read: {error}", self._key), "again") from error
+            raise ServiceError(words(f"the answer can't be read: {error}", self._key), "again") from error
         return self._image(answer, timeout_s)
 
     def close(self) -> None:
@@ -94,15 +95,15 @@ class OpenAIConnection:
         first = data[0] if isinstance(data, list) and data else None
         text, url = getattr(first, "b64_json", None), getattr(first, "url", None)
         if isinstance(text, str) and text:
-            return from_base64(text)
+            return from_text(text)
         if isinstance(url, str) and url:
-            return fetch(url, self._base_url, timeout_s)
-        raise ApiError(f"the answer holds no image: {words(answer, self._key)[:120]}", "again")
+            return fetched(url, self._base_url, timeout_s)
+        raise ServiceError(f"the answer holds no image: {words(answer, self._key)[:120]}", "again")
 
-    def _status_error(self, error: openai.APIStatusError) -> ApiError:
+    def _status_error(self, error: openai.APIStatusError) -> ServiceError:
         status = error.status_code
         body = error.body if isinstance(error.body, dict) else {}
         message = words(body.get("message") or error.message, self._key)
         fate = "endpoint" if _QUOTA & {str(error.code), str(body.get("type"))} else fate_of(status)
         wait = retry_after_s(error.response.headers)
-        return ApiError(f"HTTP {status}: {message}", fate, status=status, retry_after_s=wait)
+        return ServiceError(f"HTTP {status}: {message}", fate, status=status, retry_after_s=wait)

@@ -17,11 +17,11 @@ from typing import Any
 from PIL import Image
 
 from interlace.bulk.backends.endpoints import Endpoint
-from interlace.bulk.backends.errors import ApiError, NoEndpointError, RequestCapError
-from interlace.bulk.backends.limits import Clock, Gate, Gates, backoff_s
+from interlace.bulk.backends.errors import NoEndpointError, RequestCapError, ServiceError
+from interlace.bulk.backends.limits import Clock, EndpointGate, Gates, backoff_s
 from interlace.bulk.backends.service import ImageService
-from interlace.bulk.backends.waiting import Task, Waiting
-from interlace.bulk.rows import Job
+from interlace.bulk.backends.waiting import Task, WaitingTasks
+from interlace.bulk.input.rows import Job
 from interlace.errors import AbortedError, DeadlineExceededError, EngineClosedError, InvalidRequestError
 from interlace.request import Metrics, Output
 
@@ -49,7 +49,7 @@ class ApiGenerator:
         max_retries: int,
         max_requests: int | None = None,
         request_timeout_s: float = 300.0,
-        facts: Mapping[str, Any] | None = None,
+        facts: Mapping[str, object] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._service, self._clock = service, clock
@@ -57,9 +57,11 @@ class ApiGenerator:
         self._max_requests = math.inf if max_requests is None else max_requests
         self._facts = dict(facts or {})
         now = clock()
-        self._gates = Gates([Gate(endpoint, service.connect(endpoint), num_workers, now) for endpoint in endpoints])
+        self._gates = Gates(
+            [EndpointGate(endpoint, service.connect(endpoint), num_workers, now) for endpoint in endpoints]
+        )
         self._changed = threading.Condition()
-        self._waiting = Waiting()
+        self._waiting = WaitingTasks()
         self._tasks: dict[str, Task] = {}  # all that have not ended, by image name
         self._order = itertools.count()
         self._num_requests = self._num_in_flight = self._num_retries = self._most_in_flight = 0
@@ -89,7 +91,7 @@ class ApiGenerator:
             self._resolve(task, error=EngineClosedError("the run is over"))
         return future
 
-    def resolved(self, job: Job) -> Mapping[str, Any]:
+    def resolved(self, job: Job) -> Mapping[str, object]:
         return {"seed": None, "negative_prompt": None, **self._facts, **self._service.arguments(job)}
 
     def abort(self, job: Job) -> None:
@@ -103,7 +105,7 @@ class ApiGenerator:
     def mean_rows(self) -> float | None:
         return None
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> Mapping[str, object]:
         with self._changed:
             counts = {
                 "requests": self._num_requests,
@@ -136,10 +138,10 @@ class ApiGenerator:
             finally:
                 del task, gate, turn  # pictures should not stay while a thread waits
 
-    def _next_turn(self) -> tuple[Task, Gate] | None:
+    def _next_turn(self) -> tuple[Task, EndpointGate] | None:
         """Waits until a task may be sent to an endpoint; None at the end."""
         while True:
-            turn: tuple[Task, Gate] | None = None
+            turn: tuple[Task, EndpointGate] | None = None
             ended: list[tuple[Task, Exception]] = []
             with self._changed:
                 if self._closed:
@@ -186,10 +188,10 @@ class ApiGenerator:
     def _may_send(self) -> bool:
         return self._num_requests < self._max_requests
 
-    def _gate_for(self, now: float, task: Task) -> Gate | None:
+    def _gate_for(self, now: float, task: Task) -> EndpointGate | None:
         return self._gates.pick(now, task.failed_at)
 
-    def _send(self, task: Task, gate: Gate) -> None:
+    def _send(self, task: Task, gate: EndpointGate) -> None:
         gate.send()
         self._num_requests += 1
         self._num_in_flight += 1
@@ -206,7 +208,7 @@ class ApiGenerator:
             wait = min(wait, self._gates.opens_in(now), self._waiting.next_deadline() - now)
         return None if wait == math.inf else max(_MIN_WAIT_S, wait)
 
-    def _attempt(self, task: Task, gate: Gate) -> None:
+    def _attempt(self, task: Task, gate: EndpointGate) -> None:
         """Sends one request and does what follows from its answer."""
         started = self._clock()
         if task.started_at is None:
@@ -214,6 +216,8 @@ class ApiGenerator:
         image: Image.Image | None = None
         error: Exception | None = None
         try:
+            if task.job.pictures != task.job.images:
+                raise InvalidRequestError("masks, controls and media are not for services; leave their columns out")
             pictures = [source.load() for source in task.job.images]
         except Exception as caught:
             error = caught if isinstance(caught, InvalidRequestError) else InvalidRequestError(str(caught))
@@ -225,22 +229,23 @@ class ApiGenerator:
             except Exception as caught:
                 error = caught
         with self._changed:
-            self._num_in_flight -= 1
             self._num_requests -= not was_sent
             gate.ended(self._clock() - started, was_sent=was_sent)
             ends = self._judge(task, gate, error) if was_sent else True
             if ends:
                 ends = self._claim(task)
-            self._changed.notify_all()
         if ends:
             self._resolve(task, image, error)
+        with self._changed:  # only now: a run that hears of the cap stops, and what was paid for must be told before
+            self._num_in_flight -= 1
+            self._changed.notify_all()
 
-    def _judge(self, task: Task, gate: Gate, error: Exception | None) -> bool:
+    def _judge(self, task: Task, gate: EndpointGate, error: Exception | None) -> bool:
         """What an answer means for the endpoint and the task; False where the task is to be tried again."""
         if error is None:
             gate.answered()
             return True
-        if not isinstance(error, ApiError) or error.fate == "row":
+        if not isinstance(error, ServiceError) or error.fate == "row":
             gate.refused()
             return True
         now = self._clock()
@@ -266,8 +271,8 @@ class ApiGenerator:
         now = self._clock()
         started = now if task.started_at is None else task.started_at
         metrics = Metrics(queue_s=started - task.submitted_at, total_s=now - task.submitted_at)
-        if isinstance(error, ApiError) and task.num_sent > 1:
-            error = ApiError(f"{error} (attempt {task.num_sent})", error.fate, status=error.status)
+        if isinstance(error, ServiceError) and task.num_sent > 1:
+            error = ServiceError(f"{error} (attempt {task.num_sent})", error.fate, status=error.status)
         output = Output(request_id=task.job.name, prompt=task.job.prompt, error=error, metrics=metrics)
         if image is not None and error is None:
             output.images = [image]
@@ -276,7 +281,7 @@ class ApiGenerator:
         task.future.set_result(output)
 
 
-def _told(gate: Gate) -> dict[str, Any]:
+def _told(gate: EndpointGate) -> dict[str, Any]:
     answers = gate.num_images + gate.num_errors
     told: dict[str, Any] = {
         "base_url": gate.endpoint.shown,

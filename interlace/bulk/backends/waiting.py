@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from interlace.bulk.backends.limits import Gate
-from interlace.bulk.rows import Job
+from interlace.bulk.backends.limits import EndpointGate
+from interlace.bulk.input.rows import Job
 from interlace.request import Output
 
 _LOOK_AHEAD = 16  # tasks looked at for one that an open endpoint may have
@@ -26,7 +26,7 @@ class Task:
     started_at: float | None = field(default=None, compare=False)
     num_failures: int = field(default=0, compare=False)  # those that count against max_retries
     num_sent: int = field(default=0, compare=False)
-    failed_at: Gate | None = field(default=None, compare=False)  # the endpoint of the last failure
+    failed_at: EndpointGate | None = field(default=None, compare=False)  # the endpoint of the last failure
     images_then: int = field(default=0, compare=False)  # what that endpoint had made by then
 
     @property
@@ -35,7 +35,7 @@ class Task:
         return math.inf if timeout_s is None else self.submitted_at + timeout_s
 
 
-class Waiting:
+class WaitingTasks:
     """Tasks that are ready, and tasks that rest after a failure."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Waiting:
         heapq.heapify(self._ready)
         return late
 
-    def take(self, pick: Callable[[Task], Gate | None]) -> tuple[Task, Gate] | None:
+    def take(self, pick: Callable[[Task], EndpointGate | None]) -> tuple[Task, EndpointGate] | None:
         """The first task that `pick` has an endpoint for, with that endpoint."""
         passed: list[Task] = []
         found = None

@@ -1,0 +1,1 @@
+"""Nodes and worker processes: which rows are whose, started, watched, started again."""
