@@ -3,39 +3,41 @@
 import asyncio
 import contextlib
 import logging
-import threading
+import secrets
 from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import TypeGuard
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
-from fastapi.staticfiles import StaticFiles
-from pydantic import ValidationError
-from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from interlace import __version__
 from interlace.async_omni import AsyncOmni
-from interlace.errors import InterlaceError
-from interlace.request import Progress, SamplingParams
-from interlace.serve import chat_api, generate_api, images_api, requests_api, status_api, videos_api
-from interlace.serve.auth import Keys
-from interlace.serve.errors import ApiError, answer_error
-from interlace.serve.gate import Gate
-from interlace.serve.lanes import Lane, make_lanes
+from interlace.models.films.lengths import begins_with_picture
+from interlace.request import Request as OmniRequest
+from interlace.request import SamplingParams
+from interlace.serve.collector import EngineCollector
+from interlace.serve.dialects import a1111, a1111_info, gemini, openrouter, responses, sglang, variations
+from interlace.serve.http.auth import Keys
+from interlace.serve.http.elsewhere import nearest_endpoint
+from interlace.serve.http.errors import ApiError
+from interlace.serve.http.forwarded import path_of
+from interlace.serve.jobs.models import Lane, make_lanes
+from interlace.serve.jobs.registry import Registry
+from interlace.serve.jobs.repository import ModelRepository
+from interlace.serve.jobs.staged import staged
+from interlace.serve.layers import add_layers
 from interlace.serve.metrics import ServerMetrics
-from interlace.serve.registry import Registry
+from interlace.serve.pages import add_pages
+from interlace.serve.routes import audio, chat, generate, images, loras, probes, requests, status, videos
 from interlace.serve.settings import ServeSettings
-from interlace.serve.stages import for_stages
 from interlace.serve.state import ServerState
 
 logger = logging.getLogger("interlace.serve")
-_PREVIEW_S = 10.0  # the first takes longest: its map from latents to colours is fitted
-_STATIC = Path(__file__).parent / "static"
-_PAGE_POLICY = (
-    "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
-)
+# Whoever has a `router`: a new endpoint is a module of `routes` or `dialects`, and its name here.
+ENDPOINTS = [images, videos, audio, requests, generate, chat, loras, status, probes, responses, variations, openrouter,
+              sglang, gemini, a1111, a1111_info]  # fmt: skip
 
 
 def create_app(omni: AsyncOmni, settings: ServeSettings | None = None, edit_omni: AsyncOmni | None = None) -> FastAPI:
@@ -44,40 +46,43 @@ def create_app(omni: AsyncOmni, settings: ServeSettings | None = None, edit_omni
     Raises `InvalidRequestError` for settings that can't be used.
     """
     settings = settings or ServeSettings()
+    return create_app_over(ModelRepository.around(make_lanes(omni, edit_omni, settings)), settings)
+
+
+def create_app_over(models: ModelRepository, settings: ServeSettings) -> FastAPI:
+    """As `create_app`, over several models. Their owner closes them."""
     metrics = ServerMetrics()
-    lanes = make_lanes(omni, edit_omni, settings)
-    registry = Registry(lanes, settings, metrics)
-    metrics.follow(registry)
+    registry = Registry(models, settings, metrics)
+    metrics.registry.register(EngineCollector(registry))
     keys = Keys.of(settings)
-    app = FastAPI(title="Interlace", version=__version__, lifespan=_lifespan, redirect_slashes=False)
-    app.state.server = ServerState(settings, lanes, registry, metrics, keys)
-    for api in (images_api, videos_api, requests_api, generate_api, chat_api, status_api):
-        app.include_router(api.router)
-    _add_page(app)
-    for kind in (ApiError, InterlaceError, RequestValidationError, ValidationError, HTTPException):
-        app.add_exception_handler(kind, answer_error)
-    app.add_middleware(Gate, settings=settings, keys=keys, metrics=metrics)
-    if settings.cors_origin:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors_origin),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
-        )
+    app = FastAPI(
+        title="Interlace",
+        version=__version__,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.server = ServerState(settings, models, registry, metrics, keys)
+    for endpoint in ENDPOINTS:
+        app.include_router(endpoint.router)
+    add_pages(app)
+    app.add_exception_handler(404, _no_such_path)
+    add_layers(app, settings, keys, metrics)
     return app
 
 
-def _add_page(app: FastAPI) -> None:
-    """The page and its files, where they are there."""
-    index = _STATIC / "index.html"
-    if not index.is_file():
-        return
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    """404 for a path that leads nowhere: it names the endpoint that was probably meant."""
+    path = path_of(request.scope)
+    routes = [route for endpoint in ENDPOINTS for route in endpoint.router.routes]
+    found = nearest_endpoint(path, [route.path for route in routes if _is_path(route)])
+    hint = f"did you mean {found}?" if found else "the endpoints are listed at /docs"
+    return ApiError(404, f"there is no {path[:200]} here; {hint}", code="not_found").response()
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return FileResponse(index, headers={"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-cache"})
+
+def _is_path(route: BaseRoute) -> TypeGuard[Route]:
+    return isinstance(route, Route)
 
 
 @contextlib.asynccontextmanager
@@ -97,8 +102,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _warm_up(state: ServerState) -> None:
     """A first small picture: what is slow only once is over before clients come."""
     try:
+        await state.models.open_first()
         if state.settings.warmup:
-            for lane in state.lanes.all:
+            for lane in state.models.all:
                 await asyncio.to_thread(_first, lane)
         state.warm = True
     except Exception as error:
@@ -107,22 +113,19 @@ async def _warm_up(state: ServerState) -> None:
 
 
 def _first(lane: Lane) -> None:
-    if any(name != "prompt" for name in _required(lane)):
+    needs_picture = begins_with_picture(lane.model.pipeline, lane.parameters)
+    if needs_picture or any(name != "prompt" for name in _required(lane)):
         return  # what it needs can't be guessed
     size = lane.model.limits.get("min_size")
     steps = 3 if lane.takes("num_inference_steps") else None
     extra = lane.area(size, size) if size else {}
     params = SamplingParams(num_inference_steps=steps, width=size, height=size, extra=extra)
-    previewed = threading.Event()
-
-    def look(progress: Progress) -> None:
-        if progress.preview is not None:
-            previewed.set()
-
-    output = lane.omni.submit("warm-up", for_stages(params, lane), on_progress=look, preview_every=1).result()
+    request = OmniRequest(
+        request_id=f"warm-up-{secrets.token_hex(4)}", prompt="warm-up", sampling=params, preview_every=1
+    )
+    output = lane.omni.submit(staged(request, lane), listener=lambda progress: None).result()
     if output.error is not None:
         raise output.error
-    lane.previews = previewed.wait(_PREVIEW_S)
 
 
 def _required(lane: Lane) -> list[str]:

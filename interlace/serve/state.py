@@ -1,14 +1,16 @@
 """What routes find in their application: typed, in one place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import time
 
 from starlette.requests import Request
 
-from interlace.serve.auth import Keys
-from interlace.serve.lanes import Lanes
+from interlace.serve.http.auth import Keys
+from interlace.serve.jobs.models import Lanes
+from interlace.serve.jobs.registry import Registry
+from interlace.serve.jobs.repository import ModelRepository
 from interlace.serve.metrics import ServerMetrics
-from interlace.serve.registry import Registry
 from interlace.serve.settings import ServeSettings
 
 
@@ -17,13 +19,19 @@ class ServerState:
     """One server's parts. `warm` once a first picture was made."""
 
     settings: ServeSettings
-    lanes: Lanes
+    models: ModelRepository
     registry: Registry
     metrics: ServerMetrics
     keys: Keys
     warm: bool = False
+    chosen: dict[str, str] = field(default_factory=dict)  # models, by the clients that chose one for all requests
     broken: str | None = None  # why the first picture could not be made
     started: float = field(default_factory=time)  # Unix seconds
+
+    @property
+    def lanes(self) -> Lanes:
+        """Of the model that is shown where none is named."""
+        return self.models.current
 
 
 def state_of(request: Request) -> ServerState:
@@ -37,9 +45,25 @@ def registry_of(request: Request) -> Registry:
     return state_of(request).registry
 
 
+def models_of(request: Request) -> ModelRepository:
+    """What may be asked for."""
+    return state_of(request).models
+
+
 def lanes_of(request: Request) -> Lanes:
-    """The models."""
-    return state_of(request).lanes
+    """The model that is shown where none is named."""
+    return models_of(request).current
+
+
+async def lanes_for(request: Request, model: str | None) -> Lanes:
+    """What serves `model`, loaded if need be and kept open until the answer is out.
+
+    Raises `ApiError`: 404 for a name that is not served, 503 for a model that can't be loaded.
+    """
+    lanes, give_back = await models_of(request).take(model, request.state.request_id, request.state.client)
+    holds: list[Callable[[], None]] = request.state.holds
+    holds.append(give_back)
+    return lanes
 
 
 def viewer_of(request: Request) -> str | None:

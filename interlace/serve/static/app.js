@@ -4,11 +4,14 @@ import * as api from "./api.js";
 import * as store from "./store.js";
 import { $, announce, h, plural, toast } from "./dom.js";
 import { Engine } from "./engine.js";
-import { Form, newId } from "./form.js";
-import { Gallery } from "./gallery.js";
+import { Form, NOUNS, newId } from "./form.js";
+import { Gallery, fileName, isPicture } from "./gallery.js";
 import { limitsOf } from "./limits.js";
+import { setAdapters } from "./loras.js";
+import { Models } from "./models.js";
 import { Queue } from "./queue.js";
 import { Viewer } from "./viewer.js";
+import { zip } from "./zip.js";
 
 const EXAMPLES = [
   "a large red circle on a blue background",
@@ -21,17 +24,18 @@ let declined = false; // the user closed the dialog that asks for a key: then on
 
 const engine = new Engine(() => api.get("v1/stats", { ask: !declined }), heard);
 const gallery = new Gallery({ open: (job) => viewer.open(job), cancel, retry, dismiss, reuse, edit, colour: engine.colour });
-const viewer = new Viewer(gallery, { reuse, edit, again, remove });
+const viewer = new Viewer(gallery, { reuse, edit, again, variations, remove });
 const queue = new Queue(changed);
 const form = new Form({ ready, submit: start, pick });
 
 function start(jobs) {
   declined = false;
+  jobs.forEach((job) => Object.assign(job.settings, models.body));
   gallery.add(jobs.map((job) => Object.assign(job, { state: "waiting" })));
   queue.add(jobs);
   engine.wake();
-  announce(`${plural(jobs.length, "image")} asked for`);
-  if (matchMedia("(max-width: 860px)").matches) $("engine").scrollIntoView({ behavior: "smooth" });
+  announce(`${plural(jobs.length, NOUNS[jobs[0].makes])} asked for`);
+  if (matchMedia("(max-width: 860px)").matches) scrollTo({ top: 0, behavior: "smooth" });
 }
 
 function changed(job) {
@@ -47,8 +51,8 @@ function changed(job) {
   }
 }
 
-const recordOf = ({ id, mode, prompt, settings, inputs, blob, size, timings, at }) => ({
-  id, mode, prompt, settings, inputs, blob, size, timings, at,
+const recordOf = ({ id, group, mode, makes, prompt, settings, inputs, mask, blob, size, timings, warnings, at }) => ({
+  id, group, mode, makes, prompt, settings, inputs, mask, blob, size, timings, warnings, at,
 });
 
 function cancel(job) {
@@ -77,7 +81,7 @@ function dismiss(job) {
 function reuse(job) {
   form.fill(job);
   $("prompt").focus();
-  toast("Settings taken over");
+  toast(`Settings taken over, with seed ${job.settings.seed}`, () => $("seed-clear").click(), "New seed each time");
 }
 
 function edit(job) {
@@ -90,6 +94,22 @@ function again(job) {
   form.fill(job);
   $("seed").value = "";
   start(form.jobs([job.prompt], { mode: job.mode, n: 1 }));
+}
+
+/** Four more of the same with other seeds, shown side by side with the first. */
+function variations(job) {
+  form.fill(job);
+  $("seed").value = "";
+  job.group ??= job.id;
+  store.put(recordOf(job));
+  start(form.jobs([job.prompt], { mode: job.mode, n: 4, group: job.group }));
+}
+
+async function downloadAll() {
+  const archive = await zip(gallery.done.map((job) => [fileName(job), job.blob]));
+  const link = h("a", { href: URL.createObjectURL(archive), download: "interlace.zip" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
 function remove(job) {
@@ -111,7 +131,7 @@ function clear() {
 }
 
 function pick() {
-  const choices = gallery.done.map((job) => {
+  const choices = gallery.done.filter(isPicture).map((job) => {
     const take = () => {
       form.inputs.add([job.blob]);
       $("picker").close();
@@ -141,14 +161,33 @@ function heard(stats) {
   return reachable && queue.open.length > 0;
 }
 
+const models = new Models($("model"), choose);
 let known = false; // what the model can take
+let adapters = []; // of the model that the server began with
 
 async function introduce({ ask = false } = {}) {
   const info = await api.get("info", { ask }).catch(() => null);
   if (!info) return;
   known = true;
   $("server-text").textContent = info.model;
+  models.show(info);
+  take(info);
+  const { data } = await api.get("v1/loras", { ask }).catch(() => ({ data: [] }));
+  adapters = data.map((one) => one.id);
+  setAdapters(adapters);
+}
+
+/** The chosen model's limits and kind; of one that isn't loaded nothing is known before its first picture. */
+async function choose(name) {
+  const info = await api.get(`info?model=${encodeURIComponent(name)}`).catch(() => null);
+  if (info) take(info);
+  else form.setLimits(limitsOf(null));
+  setAdapters(name === $("server-text").textContent ? adapters : []);
+}
+
+function take(info) {
   form.setLimits(limitsOf(info));
+  form.knowsShapesOnly = info.model === "demo";
   document.body.classList.toggle("draws-only", info.editing === null);
 }
 
@@ -189,6 +228,7 @@ $("run-examples").addEventListener("click", async () => {
 });
 $("cancel-all").addEventListener("click", cancelAll);
 $("clear").addEventListener("click", clear);
+$("download-all").addEventListener("click", downloadAll);
 $("picker-close").addEventListener("click", () => $("picker").close());
 const kept = await store.all();
 gallery.add(kept.reverse().map((record) => ({ ...record, state: "done" })), gallery.jobs.length);

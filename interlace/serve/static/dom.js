@@ -20,11 +20,16 @@ export function announce(text) {
 }
 
 let hiding = 0;
+// A line that stood in a dialog stays when that closes; the event does not bubble.
+document.addEventListener("close", () => document.body.append($("toast")), true);
 
-/** A line at the bottom for a few seconds, with a way back where there is one. */
-export function toast(text, undo) {
+/** A line at the bottom for a few seconds, with a way back (or on: `label`) where there is one. */
+export function toast(text, undo, label = "Undo") {
+  // What lies outside an open dialog can't be clicked.
+  (document.querySelector("dialog[open]") ?? document.body).append($("toast"));
   $("toast-text").textContent = text;
   $("toast-undo").hidden = !undo;
+  $("toast-undo").textContent = label;
   $("toast-undo").onclick = () => {
     $("toast").hidden = true;
     undo();

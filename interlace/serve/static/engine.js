@@ -7,6 +7,7 @@ const LANES = 8; // shown at once
 const PITCH = 14; // pixels from one forward to the next
 const BUSY_MS = 250;
 const IDLE_MS = 1500;
+const LINGER_MS = 20_000; // open after the last request
 
 export class Engine {
   #lanes = Array(LANES).fill(null); // request ids
@@ -15,6 +16,8 @@ export class Engine {
   #count = -1;
   #load;
   #follow;
+  #lastBusy = -Infinity;
+  #byHand = null; // whether it is open, where the user has said so
 
   /** `load()` resolves to /v1/stats; `follow(stats)` hears of each and says whether to look again soon. */
   constructor(load, follow) {
@@ -22,6 +25,10 @@ export class Engine {
     this.#follow = follow;
     new ResizeObserver(() => this.#draw()).observe($("weave"));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
+    $("engine-fold").addEventListener("click", () => {
+      this.#byHand = $("loom").hidden;
+      this.#fold(false);
+    });
     document.addEventListener("visibilitychange", () => !document.hidden && this.wake());
     this.wake();
   }
@@ -61,9 +68,22 @@ export class Engine {
     }
     this.#note(stats);
     if (running.size) $("about").hidden = true;
+    this.#fold(running.size > 0);
     const sharing = new Set(stats.forwarding);
     $("lanes").replaceChildren(...this.#lanes.map((id) => this.#lane(running.get(id), sharing)));
     this.#sentence(stats);
+    this.#draw();
+  }
+
+  /** Open while something runs and for a while after; once the user has folded it by hand, as that left it. */
+  #fold(busy) {
+    if (busy) this.#lastBusy = Date.now();
+    const open = this.#byHand ?? Date.now() - this.#lastBusy < LINGER_MS;
+    if ($("loom").hidden === !open) return;
+    $("loom").hidden = !open;
+    $("engine-why").hidden = !open;
+    $("engine-fold").ariaExpanded = String(open);
+    $("engine-fold").textContent = open ? "Hide" : "Show";
     this.#draw();
   }
 
@@ -93,13 +113,13 @@ export class Engine {
     const sharing = forwarding?.length ?? 0;
     const unseen = running.length - this.#lanes.filter(Boolean).length;
     const parts = [
-      sharing > 1 ? `${sharing} requests share this forward` : running.length ? plural(running.length, "request") : "Idle",
+      sharing > 1 ? `${sharing} requests share this pass` : running.length ? plural(running.length, "request") : "Idle",
       unseen > 0 && `${unseen} more running`,
       waiting.length > 0 && `${waiting.length} waiting`,
     ];
     $("engine-now").textContent = parts.filter(Boolean).join(" · ");
     const most = Math.max(0, ...Object.values(rows ?? {}));
-    const figures = [["rows a forward", most], ["images/s", rate]].filter(([, value]) => value > 0);
+    const figures = [["together", most], ["images/s", rate]].filter(([, value]) => value > 0);
     $("figures").replaceChildren(
       ...figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value.toFixed(value < 10 ? 1 : 0)))),
     );

@@ -3,13 +3,23 @@
 import { $, h, plural } from "./dom.js";
 import { fit, shapesOf } from "./limits.js";
 import { Inputs } from "./inputs.js";
+import { chosenAdapters, fillAdapters, showAdapters } from "./loras.js";
+import * as memory from "./memory.js";
 
+// What the built-in model draws; see interlace/demo/shapes.py and prompts.py.
+const SHAPES = /\b(circles?|squares?|triangles?|stars?|rings?|cross(es)?|hearts?|moons?|disc|disk|ball|box|crescent|donut|doughnut|plus|hoop|dot)\b/i;
+const NOTES = {
+  shapes: "The built-in model only knows shapes (circle, square, star, heart, …). For anything else start the server with another model.",
+  size: "The built-in model was hardly trained on sizes other than 128 × 128.",
+};
 const SEEDS = 1e5; // random ones stay short enough to be read and typed again
+export const NOUNS = { pictures: "image", film: "film", sound: "sound" };
 const PLACEHOLDERS = { create: "a large red circle on a blue background", edit: "make the background yellow" };
 
 export class Form {
   #all = null;
   #limits = null; // of the mode that is chosen
+  #knowsShapesOnly = false;
   inputs;
 
   /** `submit(jobs)` gets the new jobs once `ready()` says that the limits are known; `pick()` opens the picker. */
@@ -21,6 +31,18 @@ export class Form {
       if (jobs) submit(jobs);
     });
     $("form").addEventListener("input", () => this.#show());
+    $("prompt").addEventListener("input", () => memory.draft.set($("prompt").value));
+    $("prompt").value = memory.draft.get();
+    memory.show();
+    $("history").addEventListener("change", () => {
+      if ($("history").value) this.setPrompt($("history").value);
+      $("history").value = "";
+    });
+    $("seed-clear").addEventListener("click", () => {
+      $("seed").value = "";
+      this.#show();
+      $("seed").focus();
+    });
     document.addEventListener("keydown", (event) => {
       const busy = document.querySelector("dialog[open]");
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !busy) $("form").requestSubmit();
@@ -44,16 +66,27 @@ export class Form {
     this.#show();
   }
 
+  /** Whether the model is the built-in one, which knows nothing but shapes. */
+  set knowsShapesOnly(only) {
+    this.#knowsShapesOnly = only;
+    this.#show();
+  }
+
   #applyLimits(limits) {
     if (JSON.stringify(limits) === JSON.stringify(this.#limits)) return;
     this.#limits = limits;
     this.inputs.max = (this.#all.edit ?? limits).maxImages;
+    $("seconds-field").hidden = limits.makes === "pictures";
+    $("seconds").value = limits.seconds;
+    $("shapes-field").hidden = limits.makes === "sound";
     setRange("n", { min: 1, max: limits.maxN });
     setRange("steps", { min: 1, max: limits.maxSteps, value: limits.steps });
     for (const [id, value] of [["guidance", limits.guidance], ["cfg", limits.cfg]]) {
       $(`${id}-field`).hidden = value == null;
       if (value != null) setRange(id, { max: Math.max(10, 2 * value), value });
     }
+    if (limits.strength != null) $("strength").value = limits.strength;
+    this.inputs.canMask = limits.makes === "pictures";
     for (const [id, value] of [["width", limits.width], ["height", limits.height]]) {
       Object.assign($(id), { min: limits.minSize, max: limits.maxSize, step: limits.multiple, value });
     }
@@ -61,44 +94,53 @@ export class Form {
   }
 
   /** The settings of an earlier job, ready to be changed. */
-  fill({ mode, prompt, settings, inputs = [] }) {
+  fill({ mode, prompt, settings, inputs = [], mask = null }) {
     this.setMode(mode);
-    this.inputs.set(inputs);
+    this.inputs.set(inputs, mask);
     $("prompt").value = prompt;
     $("each-line").checked = !prompt.includes("\n");
     this.#fillSize(settings.size);
-    for (const [id, name] of [["steps", "num_inference_steps"], ["guidance", "guidance_scale"], ["cfg", "true_cfg_scale"]]) {
+    for (const [id, name] of [["steps", "num_inference_steps"], ["guidance", "guidance_scale"], ["cfg", "true_cfg_scale"], ["strength", "strength"]]) {
       if (settings[name] != null) $(id).value = settings[name];
     }
+    if (settings.seconds) $("seconds").value = settings.seconds;
     $("negative").value = settings.negative_prompt ?? "";
+    fillAdapters(settings.lora);
     $("seed").value = settings.seed ?? "";
     $("n").value = 1;
-    $("more").open = true;
+    memory.draft.set(prompt);
     this.#show();
   }
 
   setPrompt(prompt) {
     $("prompt").value = prompt;
+    memory.draft.set(prompt);
     this.#show();
     $("prompt").focus();
   }
 
-  /** Jobs for these prompts with the settings as they are. */
-  jobs(prompts, { mode = this.mode, n = Number($("n").value) } = {}) {
+  /** Jobs for these prompts with the settings as they are. Those of one prompt are variations, of one group. */
+  jobs(prompts, { mode = this.mode, n = Number($("n").value), group = null } = {}) {
     const seed = $("seed").value.trim();
-    const inputs = mode === "edit" ? this.inputs.blobs : [];
-    return prompts.flatMap((prompt) =>
-      Array.from({ length: n }, (_, index) => {
+    const [inputs, mask] = mode === "edit" ? [this.inputs.blobs, this.inputs.mask] : [[], null];
+    const makes = this.#limits?.makes ?? "pictures";
+    return prompts.flatMap((prompt) => {
+      const own = group ?? (n > 1 ? newId() : null);
+      return Array.from({ length: n }, (_, index) => {
         const settings = this.#settings(mode, seed === "" ? randomSeed() : Number(seed) + index);
-        return { id: newId(), mode, prompt, settings, inputs, numSteps: settings.num_inference_steps };
-      }),
-    );
+        return { id: newId(), group: own, mode, makes, prompt, settings, inputs, mask, numSteps: settings.num_inference_steps };
+      });
+    });
   }
 
   #settings(mode, seed) {
     const settings = { size: this.#size(mode), num_inference_steps: Number($("steps").value), seed };
+    if (this.#limits && this.#limits.makes !== "pictures") settings.seconds = $("seconds").value.trim();
+    if (this.#limits?.makes === "sound") delete settings.size;
     if (this.#limits?.guidance != null) settings.guidance_scale = Number($("guidance").value);
     if (this.#limits?.cfg != null) settings.true_cfg_scale = Number($("cfg").value);
+    if (mode === "edit" && this.#limits?.strength != null) settings.strength = Number($("strength").value);
+    if (chosenAdapters()) settings.lora = chosenAdapters();
     if ($("negative").value.trim()) settings.negative_prompt = $("negative").value.trim();
     return settings;
   }
@@ -107,6 +149,7 @@ export class Form {
     const problem = this.#problem();
     if (problem) return this.#complain(...problem);
     $("problem").hidden = true;
+    memory.remember($("prompt").value.trim());
     return this.jobs(this.#prompts());
   }
 
@@ -125,7 +168,10 @@ export class Form {
     if (!/^\d*$/.test($("seed").value.trim()) || Number($("seed").value) >= 2 ** 53) {
       return ["seed", "A seed is a whole number, or nothing for a random one."];
     }
-    if (this.#shape() === "custom") return this.#sizeProblem("width") ?? this.#sizeProblem("height");
+    if (this.#limits.makes !== "pictures" && !/^\d{1,4}(\.\d{1,3})?$/.test($("seconds").value.trim())) {
+      return ["seconds", "A length is a number of seconds, such as 2.5."];
+    }
+    if (this.#limits.makes !== "sound" && this.#shape() === "custom") return this.#sizeProblem("width") ?? this.#sizeProblem("height");
     return null;
   }
 
@@ -169,6 +215,7 @@ export class Form {
     });
     const auto = choice("auto", h("b", {}, "Same as the image"));
     auto.id = "shape-auto";
+    auto.hidden = true; // until an edit shows and takes it
     const other = choice("custom", icon(18, 18, "dashed"), h("b", {}, "Other"), h("small", {}, "you choose"));
     $("shapes").replaceChildren(auto, ...shapes, other);
     shapes[0].querySelector("input").checked = true;
@@ -178,18 +225,31 @@ export class Form {
     const editing = this.mode === "edit";
     if (this.#all) this.#applyLimits(this.#all[this.mode]);
     $("inputs").hidden = !editing;
+    $("strength-field").hidden = !editing || this.#limits?.strength == null;
     $("prompt-label").textContent = editing ? "What to change" : "Prompt";
     $("prompt").placeholder = PLACEHOLDERS[this.mode];
     this.#showAuto(editing);
     $("custom").hidden = this.#shape() !== "custom";
-    for (const id of ["n", "steps", "guidance", "cfg"]) $(`${id}-out`).textContent = $(id).value;
+    showAdapters();
+    for (const id of ["n", "steps", "guidance", "cfg", "strength"]) $(`${id}-out`).textContent = $(id).value;
     const lines = linesOf($("prompt").value).length;
     $("lines").hidden = lines < 2;
     $("prompt-hint").hidden = lines >= 2;
     $("lines-text").textContent = `${lines} prompts, one a line`;
     const count = this.#prompts().length * Number($("n").value);
-    $("generate-text").textContent = `${editing ? "Edit" : "Generate"}${count > 1 ? ` ${plural(count, "image")}` : ""}`;
+    $("generate-text").textContent = `${editing ? "Edit" : "Generate"}${count > 1 ? ` ${plural(count, NOUNS[this.#limits?.makes] ?? "image")}` : ""}`;
     if ($("prompt").value) $("problem").hidden = true;
+    $("seed-clear").hidden = $("seed").value === "";
+    this.#note(editing);
+  }
+
+  /** What the built-in model does not know: anything but shapes, and other sizes than its own. */
+  #note(editing) {
+    const strange = this.#prompts().some((prompt) => !SHAPES.test(prompt));
+    const small = this.#limits && this.#size(this.mode) !== `${this.#limits.width}x${this.#limits.height}`;
+    const said = [strange && NOTES.shapes, small && NOTES.size].filter(Boolean);
+    $("shapes-note").textContent = said.join(" ");
+    $("shapes-note").hidden = editing || !this.#knowsShapesOnly || !said.length;
   }
 
   #showAuto(editing) {

@@ -1,6 +1,9 @@
 // The gallery: a card for every job, with its preview while it runs and its image when it is done.
 
 import { $, h, plural } from "./dom.js";
+import { DRAGGED, Inputs } from "./inputs.js";
+
+const ENDINGS = { "video/mp4": "mp4", "video/webm": "webm", "image/webp": "webp", "audio/wav": "wav" };
 
 export class Gallery {
   jobs = []; // as shown: newest batch first
@@ -15,6 +18,11 @@ export class Gallery {
 
   get done() {
     return this.jobs.filter((job) => job.state === "done");
+  }
+
+  /** The finished images that are variations of each other, this one among them. */
+  siblings(job) {
+    return job.group ? this.done.filter((one) => one.group === job.group && isPicture(one)) : [];
   }
 
   url(job) {
@@ -65,7 +73,7 @@ export class Gallery {
     const focused = card.contains(document.activeElement);
     card.dataset.state = job.state;
     const content = { waiting: pending, sent: pending, done: finished, failed }[job.state];
-    if (content) card.replaceChildren(...content(job, this.#actions, this));
+    if (content) card.replaceChildren(...content(job, this.#actions, this).filter(Boolean));
     if (job.state === "sent") this.#progress(card, job);
     if (focused) card.querySelector("button")?.focus({ preventScroll: true });
     this.#count();
@@ -92,6 +100,8 @@ export class Gallery {
     $("count").textContent = parts.join(" · ");
     $("empty").hidden = this.jobs.length > 0;
     $("clear").hidden = done === 0;
+    $("download-all").hidden = done < 2;
+    document.body.classList.toggle("has-images", this.jobs.length > 0);
     $("cancel-all").hidden = open < 2;
   }
 }
@@ -127,19 +137,42 @@ function finished(job, { open, reuse, edit }, gallery) {
       h(
         "button",
         { class: "picture-open", type: "button", "aria-label": `Open: ${job.prompt}`, onclick: () => open(job) },
-        h("img", { src: gallery.url(job), alt: job.prompt, loading: "lazy" }),
+        shown(job, gallery.url(job)),
       ),
       h(
         "div",
         { class: "card-actions" },
         h("a", { class: "chip", href: gallery.url(job), download: fileName(job), "aria-label": `Download: ${job.prompt}` }, "Download"),
         button("Reuse", reuse),
-        button("Edit", edit, "edits"),
+        isPicture(job) && button("Edit", edit, "edits"),
       ),
     ),
     h("p", { class: "card-prompt" }, job.prompt),
     h("p", { class: "card-meta" }, ...summary(job)),
+    job.warnings?.length > 0 && h("p", { class: "note" }, sentences(job.warnings)),
   ];
+}
+
+export const isPicture = (job) => job.blob.type.startsWith("image/") && job.makes !== "film";
+
+/** The picture; a film that plays while it is pointed at; a sound with its controls. */
+function shown(job, url) {
+  if (job.blob.type.startsWith("video/")) {
+    const film = h("video", { src: url, "aria-label": job.prompt, muted: true, loop: true, playsinline: true, preload: "auto" });
+    film.muted = true;
+    film.addEventListener("pointerenter", () => film.play().catch(() => {}));
+    film.addEventListener("pointerleave", () => film.pause());
+    return film;
+  }
+  if (job.blob.type.startsWith("audio/")) return h("span", { class: "sound" }, h("span", { class: "sound-mark", "aria-hidden": "true" }, "♪"), job.size);
+  return h("img", { src: url, alt: job.prompt, loading: "lazy", draggable: "true", ondragstart: (event) => drag(event, job) });
+}
+
+/** Dragged onto the page's edit field, or anywhere on it, an image becomes the one to edit. */
+function drag(event, job) {
+  Inputs.dragged = job.blob;
+  event.dataTransfer.setData(DRAGGED, job.id);
+  event.dataTransfer.effectAllowed = "copy";
 }
 
 function failed(job, { retry, dismiss }) {
@@ -164,8 +197,11 @@ function summary({ size, settings }) {
   return parts.map((text) => h("span", {}, text));
 }
 
+/** What the server said of a request, as sentences. */
+export const sentences = (warnings) => warnings.map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`).join(" ");
+
 /** A name for the file: the prompt in plain letters, and the seed. */
-export function fileName({ prompt, settings }) {
+export function fileName({ prompt, settings, blob }) {
   const slug = prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60);
-  return `${slug || "image"}-${settings.seed}.png`;
+  return `${slug || "image"}-${settings.seed}.${ENDINGS[blob?.type] ?? "png"}`;
 }

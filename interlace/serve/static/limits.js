@@ -14,6 +14,8 @@ function ofModel(model, server = {}) {
   const width = defaults.width ?? UNKNOWN.width;
   const steps = defaults.num_inference_steps ?? UNKNOWN.num_inference_steps;
   return {
+    makes: model?.makes ?? "pictures",
+    seconds: lengthOf(defaults),
     width,
     height: defaults.height ?? width,
     minSize: limits.min_size ?? 64,
@@ -25,7 +27,13 @@ function ofModel(model, server = {}) {
     maxImages: model?.several_images ? Math.min(server.max_input_images ?? 4, 8) : 1,
     guidance: defaults.guidance_scale ?? null,
     cfg: defaults.true_cfg_scale ?? null,
+    strength: defaults.strength ?? null,
   };
+}
+
+/** How long the model's usual film is; of sound, some seconds. */
+function lengthOf({ num_frames: frames, fps }) {
+  return frames && fps ? Math.round((frames / fps) * 100) / 100 : 5;
 }
 
 /** The sizes on offer: shapes near the model's own area, as [name, width, height]. */

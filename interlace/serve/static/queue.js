@@ -65,7 +65,7 @@ export class Queue {
 
   async #submit(job) {
     try {
-      await api.submit(job.mode === "edit" ? "v1/images/edits" : "v1/images/generations", bodyOf(job), job.id);
+      await api.submit(pathOf(job), bodyOf(job), job.id);
     } catch (error) {
       if (error.status === 429 && this.#sent.length) await new Promise((resolve) => setTimeout(resolve, FULL_MS));
       else if (job.state === "waiting") this.#end(job, "failed", messageOf(error));
@@ -127,8 +127,9 @@ export class Queue {
     job.collecting = true;
     try {
       job.blob = await api.picture(job.id);
-      job.size = sizeOf(await job.blob.arrayBuffer());
+      job.size = job.makes === "sound" ? `${job.settings.seconds} s` : job.makes === "film" ? request.size : sizeOf(await job.blob.arrayBuffer());
       job.timings = request.parts?.[0]?.timings ?? null;
+      job.warnings = request.warnings ?? [];
       this.#end(job, "done");
     } catch (error) {
       this.#end(job, "failed", messageOf(error));
@@ -171,12 +172,27 @@ function sizeOf(buffer) {
   return `${view.getUint32(16)}x${view.getUint32(20)}`;
 }
 
-function bodyOf({ mode, prompt, settings, inputs }) {
+function pathOf({ mode, makes }) {
+  if (makes === "film") return "v1/videos";
+  if (makes === "sound") return "v1/audio/generate";
+  return mode === "edit" ? "v1/images/edits" : "v1/images/generations";
+}
+
+function bodyOf({ mode, makes, prompt, settings, inputs, mask }) {
+  if (makes === "sound") return { prompt, ...settings, async: true };
+  if (makes === "film" && mode !== "edit") return { prompt, ...settings };
+  if (makes === "film") {
+    const form = new FormData();
+    for (const [name, value] of Object.entries({ prompt, ...settings })) form.append(name, String(value));
+    inputs.forEach((blob, index) => form.append("input_reference", blob, `image-${index + 1}.${extension(blob.type)}`));
+    return form;
+  }
   const fields = { prompt, ...settings, n: 1, async: true, partial_images: 3, output_format: "png" };
   if (mode !== "edit") return fields;
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
   inputs.forEach((blob, index) => form.append("image[]", blob, `image-${index + 1}.${extension(blob.type)}`));
+  if (mask) form.append("mask", mask, "mask.png");
   return form;
 }
 

@@ -1,0 +1,1 @@
+"""HTTP itself: socket, gate, keys, bodies, errors, streams. Knows no models."""

@@ -1,0 +1,1 @@
+"""Accepted requests as things: what they ask, who may come in, where they stand."""
