@@ -23,11 +23,11 @@ from typing import Any
 
 from PIL import Image
 
-from interlace.bulk.outlook import Existing
+from interlace.bulk.input.rows import Job, Rows
+from interlace.bulk.output.sink import ModelId, Sink, SinkOptions
 from interlace.bulk.plan import RunOptions, survey
-from interlace.bulk.rows import Job, Rows
+from interlace.bulk.report.outlook import Existing
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink, SinkOptions
 from interlace.request import Metrics, Output, SamplingParams
 
 SUBJECTS = ("a red circle", "a blue star", "two green squares", "a yellow triangle left of a violet ring")

@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from interlace import Engine
+from interlace.bench.load.pictures import drawn
 from interlace.bench.machine import describe_model
-from interlace.bench.pictures import drawn
 from interlace.models.loader import LoadedModel, load_model
 
 _COLOURS, _SHAPES = ("red", "green", "blue", "yellow"), ("circle", "square", "star", "heart")

@@ -5,13 +5,13 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from interlace.models.loader import LoadedModel
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, object]:
     """The facts that stand in every result."""
     return {
         "machine": _processor(),
@@ -26,12 +26,14 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def describe_model(model: "LoadedModel") -> dict[str, Any]:
+def describe_model(model: "LoadedModel") -> dict[str, object]:
     """The same, with the model, and what it runs on."""
     import torch
 
+    from interlace.engine.accelerator import name_of
+
     device = model.pipeline.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    name = f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else name_of(device)
     return {
         "device": name,
         "dtype": str(model.pipeline.dtype).removeprefix("torch."),

@@ -4,7 +4,6 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 _LEFT_OUT = frozenset({"output", "plot", "api_key"})  # change no figure, or are nobody's business
 
@@ -23,7 +22,7 @@ def command_of(bench: str, flags: Mapping[str, object]) -> str:
     return shlex.join(words)
 
 
-def write_result(result: Mapping[str, Any], output: Path | None = None) -> None:
+def write_result(result: Mapping[str, object], output: Path | None = None) -> None:
     """One JSON line on stdout, and in `output` too."""
     line = json.dumps(result)
     if output is not None:

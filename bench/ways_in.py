@@ -1,0 +1,160 @@
+"""What a user gets who comes through `Omni`, `serve` or `t2i`, beside `Engine.map` on the same requests.
+
+`python bench/ways_in.py`: each way in a process of its own, in turn. A table on stderr, one JSON object on stdout.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from interlace.bench import sides
+from interlace.bench.load.serving import own_server
+from interlace.bench.machine import describe_machine
+
+SIZE, STEPS, AT_ONCE = 128, 8, 16
+
+
+class Map:
+    """`Engine.map` over the stock pipeline; its pictures are made and not kept."""
+
+    def __init__(self) -> None:
+        from interlace import Engine
+        from interlace.models.loader import load_model
+        from interlace.models.optimize import AUTO
+
+        self._model = load_model("demo", optimizations=AUTO)  # as the other ways load it
+        self._model.pipeline.set_progress_bar_config(disable=True)
+        self._engine = Engine(self._model.pipeline, max_num_seqs=AT_ONCE)
+        self(AT_ONCE)
+
+    def __call__(self, count: int) -> float:
+        """Seconds."""
+        import torch
+
+        requests = [
+            {**self._model.defaults, "prompt": prompt(n), "height": SIZE, "width": SIZE, "num_inference_steps": STEPS,
+             "generator": torch.Generator().manual_seed(n)}
+            for n in range(count)
+        ]  # fmt: skip
+        start = perf_counter()
+        self._engine.map(requests)
+        return perf_counter() - start
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class Whole:
+    """`Omni.generate`."""
+
+    def __init__(self) -> None:
+        from interlace import Omni
+
+        self._omni = Omni("demo", max_num_seqs=AT_ONCE)
+        self(AT_ONCE)
+
+    def __call__(self, count: int) -> float:
+        size = {"height": SIZE, "width": SIZE, "num_inference_steps": STEPS}
+        start = perf_counter()
+        self._omni.generate([{"prompt": prompt(n), "seed": n, **size} for n in range(count)], raise_on_error=True)
+        return perf_counter() - start
+
+    def close(self) -> None:
+        self._omni.close()
+
+
+class Served:
+    """`interlace serve`, and as many clients as there are places."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._url = (
+            self._stack.enter_context(own_server("demo", ("--max-num-seqs", str(AT_ONCE)))) + "/images/generations"
+        )
+        self(AT_ONCE)
+
+    def __call__(self, count: int) -> float:
+        import httpx
+
+        def ask(n: int) -> None:
+            body = {"prompt": prompt(n), "seed": n, "size": f"{SIZE}x{SIZE}", "num_inference_steps": STEPS}
+            http.post(self._url, json=body).raise_for_status()
+
+        with httpx.Client(timeout=600) as http, ThreadPoolExecutor(AT_ONCE) as clients:
+            start = perf_counter()
+            list(clients.map(ask, range(count)))
+            return perf_counter() - start
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def written() -> Any:
+    """`interlace t2i`, by its own word: `images_per_s` in summary.json is without loading."""
+
+    def turn(count: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = "".join(json.dumps({"prompt": prompt(n)}) + "\n" for n in range(count))
+            (Path(folder) / "rows.jsonl").write_text(rows, encoding="utf-8")
+            sizes = ["--num-inference-steps", str(STEPS), "--height", str(SIZE), "--width", str(SIZE)]
+            files = ["--prompts-file", f"{folder}/rows.jsonl", "--output-dir", f"{folder}/out"]
+            command = [sys.executable, "-m", "interlace", "t2i", *files, "--batch-size", str(AT_ONCE), *sizes]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            summary = json.loads((Path(folder) / "out" / "summary.json").read_text(encoding="utf-8"))
+            return count / float(summary["images_per_s"])
+
+    return turn
+
+
+def prompt(number: int) -> str:
+    return f"a red circle on a blue background {number}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--t2i-rows", type=int, default=200)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    result: dict[str, Any] = {
+        "bench": "ways-in",
+        "repeats": args.repeats,
+        "size": SIZE,
+        "num_inference_steps": STEPS,
+        "at_once": AT_ONCE,
+        **describe_machine(),
+        "images_per_s": {},
+        "of_engine_map": {},
+    }
+    with sides.opened({"Engine.map": Map, "Omni": Whole, "serve": Served}) as ways:
+        told: dict[str, list[float]] = sides.in_turn(ways, args.repeats, AT_ONCE)
+        add(result, told, AT_ONCE)
+    with sides.opened({"Engine.map": Map, "t2i": written}) as ways:
+        add(result, sides.in_turn(ways, args.repeats, args.t2i_rows), args.t2i_rows)
+    line = json.dumps(result)
+    print(line)
+    sys.stderr.write(json.dumps(result["of_engine_map"]) + "\n")
+    if args.output:
+        args.output.write_text(line + "\n", encoding="utf-8")
+
+
+def add(result: dict[str, Any], told: dict[str, list[float]], count: int) -> None:
+    for way, seconds in told.items():
+        name = f"{way}, {count} requests"
+        result["images_per_s"][name] = round(count / statistics.median(seconds), 3)
+        if way != "Engine.map":
+            result["of_engine_map"][name] = sides.paired_ratio(told["Engine.map"], seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Benches to plan with: what forwards cost, and what that means for a load."""

@@ -1,0 +1,1 @@
+"""Benches that set a model beside itself under other settings."""
