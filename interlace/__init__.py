@@ -6,18 +6,18 @@ from interlace.config import EngineConfig
 from interlace.request import Metrics, Output, Progress, Request, SamplingParams
 
 if TYPE_CHECKING:
-    from interlace.engine.thread import Engine
+    from interlace.engine.engine import Engine
 
 __all__ = ["Engine", "EngineConfig", "Metrics", "Output", "Progress", "Request", "SamplingParams"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
-    "Engine": "interlace.engine.thread",
+    "Engine": "interlace.engine.engine",
     "Omni": "interlace.omni",
     "AsyncOmni": "interlace.async_omni",
-    "OmniLLM": "interlace.stages.omni_llm",
-    "AsyncOmniLLM": "interlace.stages.omni_llm",
-    "ARSamplingParams": "interlace.stages.ar_config",
+    "OmniLLM": "interlace.omni_llm",
+    "AsyncOmniLLM": "interlace.omni_llm",
+    "ARSamplingParams": "interlace.request",
     "DiTConfig": "interlace.stages.config",
     "HandoffConfig": "interlace.stages.config",
     "OmniStageConfig": "interlace.stages.config",

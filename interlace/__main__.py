@@ -1,5 +1,5 @@
 """`python -m interlace`: the `interlace` command where its script is not on the path."""
 
-from interlace.cli import main
+from interlace.cli.main import main
 
 main()

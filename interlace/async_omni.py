@@ -2,14 +2,21 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from interlace.engine.thread import Engine
+from diffusers import DiffusionPipeline
+
+from interlace.engine.engine import Engine
 from interlace.models.loader import LoadedModel
-from interlace.omni import Omni, Prompt
-from interlace.request import Output, Progress, SamplingParams
+from interlace.omni import Omni, name_of
+from interlace.prompts import Prompt
+from interlace.python.given import with_keywords, with_pictures
+from interlace.request import Output, Progress
+from interlace.stages.parse import Given
+from interlace.stages.pipeline import Pipeline
+from interlace.stages.replicas.front import ReplicaEngines
 
 _ids = itertools.count()
 
@@ -17,21 +24,22 @@ _ids = itertools.count()
 class AsyncOmni:
     """`Omni` for asyncio: a thin queue around it. Takes what `Omni` takes."""
 
-    def __init__(self, model: str | Path | LoadedModel = "demo", **options: Any) -> None:
+    def __init__(self, model: str | Path | LoadedModel | DiffusionPipeline | Pipeline = "demo", **options: Any) -> None:
         self.omni = Omni(model, **options)
 
     async def generate(
         self,
         prompt: Prompt,
-        sampling_params: SamplingParams | None = None,
+        sampling_params: Given | Mapping[str, Any] = None,
         request_id: str | None = None,
         *,
         preview_every: int = 0,
-        **options: Any,
+        return_stages: bool | None = None,
+        **keywords: Any,
     ) -> AsyncIterator[Progress | Output]:
         """Yields progress as steps are done, and last the `Output`. Leaving the loop early aborts the request.
 
-        `options` are further ones of `submit`: over several stages, `return_stages`.
+        Takes what `Omni.submit` takes, and keyword arguments as `Omni.generate` does.
         """
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Progress | Output] = asyncio.Queue()
@@ -39,9 +47,14 @@ class AsyncOmni:
         def tell(event: Progress | Output) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        name = request_id or f"async-{next(_ids)}"
+        name = request_id or name_of(prompt) or f"async-{next(_ids)}"
         future = self.omni.submit(
-            prompt, sampling_params, request_id=name, on_progress=tell, preview_every=preview_every, **options
+            with_pictures(prompt, keywords),
+            with_keywords(sampling_params, keywords),
+            request_id=name,
+            on_progress=tell,
+            preview_every=preview_every,
+            return_stages=return_stages,
         )
         future.add_done_callback(lambda done: tell(done.result()))
         done = False
@@ -59,7 +72,7 @@ class AsyncOmni:
         return self.omni.abort(request_id)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Engine | ReplicaEngines:
         """The engine, for its `stats()`."""
         return self.omni.engine
 

@@ -8,6 +8,7 @@ from interlace.units import parse_bytes
 
 VerifyMode = Literal["first", "always", "off"]
 CacheType = Literal["none", "step_cache", "first_block_cache"]
+CACHE_THRESHOLDS: dict[str, float] = {"step_cache": 0.1, "first_block_cache": 0.05}  # of all caches, by name
 Policy = Literal["fifo", "sjf", "deadline"]
 PromptCachePolicy = Literal["fifo", "lru", "lfu"]
 
@@ -23,14 +24,19 @@ class EngineConfig:
     say is quickest; none: no limit."""
     max_batch_tokens: int | None = None
     """Most latent positions in one forward, summed over its rows; None: no limit."""
-    resolution_tolerance: float = 0.1
+    resolution_tolerance: float | Literal["auto"] = "auto"
     """Most padding in a forward that pictures of different sizes share, as a share of its tokens; 0: equal sizes only.
-    Nobody's size changes."""
+    auto: as much as measured forwards say that it pays, 0.1 until there are any. Nobody's size changes."""
     batch_invariant: bool = False
     """Give every forward of a shape one fixed number of rows (max_batch_rows, or 4), filled up where fewer are there:
     a request gets the same bits whatever runs beside it."""
+    row_buckets: bool = False
+    """Fill forwards up to 1, 2, 4, 8, ... rows with copies, so that there are few row counts to compile for."""
     step_execution: bool = True
     """True: requests join and leave at every forward. False: waves of requests with equal parameters."""
+    join_equal: bool = True
+    """Run requests with equal parameters that start together as one call of the pipeline with lists, where its Python
+    counts (small models) and a check has shown that each gets what it would have got alone."""
     request_batch_max_wait_ms: float = 0.0
     """With waves: the longest wait in milliseconds for company before a wave starts."""
     policy: Policy = "fifo"
@@ -58,6 +64,10 @@ class EngineConfig:
     0.9 on CUDA; no limit on a CPU, where it goes by an estimate."""
     memory_budget: int | str | None = None
     """The same in bytes, or as text such as 20GiB; instead of memory_utilization."""
+    mix_adapters: bool = True
+    """Let requests with different adapters (LoRA) share a forward; otherwise only those with equal ones do."""
+    overlap_decode: bool = True
+    """On a GPU: decode on a stream of its own while the next forward of other requests runs."""
     check_finite: bool = True
     """Treat NaN or Inf in an output as that request's error."""
 
@@ -69,16 +79,20 @@ class EngineConfig:
         if self.cache_threshold is not None:
             check_number("cache_threshold", self.cache_threshold, 0)
         check_number("hold_guidance_after", self.hold_guidance_after, 0, high=1)
-        check_number("resolution_tolerance", self.resolution_tolerance, 0, high=0.9)
+        if self.resolution_tolerance != "auto":
+            check_number("resolution_tolerance", self.resolution_tolerance, 0, high=0.9, also="auto")
         check_number("prompt_cache_bytes", self.prompt_cache_bytes, 0, whole=True)
         check_choice("prompt_cache_policy", self.prompt_cache_policy, get_args(PromptCachePolicy))
-        check_choice("cache_type", self.cache_type, get_args(CacheType))
+        check_choice("cache_type", self.cache_type, ("none", *CACHE_THRESHOLDS))
         if self.memory_utilization is not None:
             check_number("memory_utilization", self.memory_utilization, 0.01, high=1.0)
         if self.memory_budget is not None:
             parse_bytes("memory_budget", self.memory_budget)
         check_number("request_batch_max_wait_ms", self.request_batch_max_wait_ms, 0)
-        for name in ("batch_invariant", "step_execution", "check_finite", "shed_hopeless"):
+        for name in (
+            "batch_invariant", "step_execution", "join_equal", "check_finite", "shed_hopeless", "mix_adapters",
+            "overlap_decode", "row_buckets",
+        ):  # fmt: skip
             check_choice(name, getattr(self, name), (True, False))
         check_choice("verify_fusion", self.verify_fusion, get_args(VerifyMode))
         check_choice("policy", self.policy, get_args(Policy))
@@ -86,13 +100,17 @@ class EngineConfig:
     @property
     def threshold(self) -> float:
         """The cache's threshold, given or default."""
-        default = 0.05 if self.cache_type == "first_block_cache" else 0.1
-        return default if self.cache_threshold is None else self.cache_threshold
+        return CACHE_THRESHOLDS.get(self.cache_type, 0.0) if self.cache_threshold is None else self.cache_threshold
 
     def invariant_rows(self, rows: int) -> int:
         """In batch-invariant mode: the rows of every forward that is made of calls with so many rows each."""
         wanted = self.max_batch_rows if isinstance(self.max_batch_rows, int) else _INVARIANT_ROWS
         return max(wanted // rows, 1) * rows
+
+    def bucket_rows(self, rows: int) -> int:
+        """With row buckets: the rows of a forward of so many, filled up as far as `max_batch_rows` allows."""
+        bucket = 1 << (rows - 1).bit_length()
+        return bucket if not isinstance(self.max_batch_rows, int) or bucket <= self.max_batch_rows else rows
 
 
 _INVARIANT_ROWS = 4

@@ -13,6 +13,10 @@ class InvalidRequestError(InterlaceError, ValueError):
         self.param = param
 
 
+class UnknownAdapterError(InvalidRequestError):
+    """A request names an adapter that is not there. The message has the names that are."""
+
+
 class TooLargeError(InvalidRequestError):
     """A request that takes more memory than there is, even alone. The message has the numbers."""
 

@@ -34,7 +34,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class View:
+class SceneView:
     """What a picture shows."""
 
     pattern: str
@@ -47,14 +47,14 @@ class Score:
     """Which parts of a prompt a picture keeps, and whether all of them."""
 
     parts: dict[str, bool]
-    view: View
+    view: SceneView
 
     @property
     def right(self) -> bool:
         return all(self.parts.values())
 
 
-def look(image: Image.Image) -> View:
+def look(image: Image.Image) -> SceneView:
     """Background and things of a picture."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     pattern, colours, backdrop = _find_background(pixels)
@@ -64,7 +64,7 @@ def look(image: Image.Image) -> View:
     blobs = _blobs(labels)
     taken = [_filled_by(blobs, i) for i in range(len(blobs))]
     things = [_identify(mask, others, _NAMES[label]) for (label, mask), others in zip(blobs, taken, strict=True)]
-    return View(pattern, colours, _without_remains(things, [mask for _, mask in blobs]))
+    return SceneView(pattern, colours, _without_remains(things, [mask for _, mask in blobs]))
 
 
 def _find_background(pixels: np.ndarray) -> tuple[str, tuple[str, ...], np.ndarray]:

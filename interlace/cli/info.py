@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from interlace.commands.quiet import without_bars
+from interlace.cli.flags.shared import ModelGroup
+from interlace.cli.invocation import without_bars
 from interlace.config import EngineConfig
 from interlace.errors import InvalidRequestError
-from interlace.flags import ModelGroup
 
 
 def info(
@@ -55,7 +55,7 @@ def info(
     local_files_only
         Don't download anything.
     """
-    from interlace.info import gather, show
+    from interlace.cli.facts import gather, show
 
     facts = gather(model_name, local_files_only=local_files_only)
     if height is not None or width is not None:
@@ -70,7 +70,7 @@ def info(
 def _measure(
     model_name: str, size: tuple[int, int], config: EngineConfig, dtype: str | None, device: str | None, local: bool
 ) -> dict[str, Any]:
-    from interlace.bench.sizing import batch_table
+    from interlace.bench.planning.sizing import batch_table
     from interlace.models.loader import load_model
 
     without_bars()

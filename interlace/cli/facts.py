@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interlace import __version__
+from interlace.engine.threads import describe_threads
 from interlace.errors import ModelLoadError
 from interlace.models.places import model_folder, pipeline_class_of, read_settings
 from interlace.units import show_bytes
@@ -49,7 +50,7 @@ def show(facts: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def _show_batches(console: Console, batches: Mapping[str, Any]) -> None:
-    from interlace.bench.sizing import table_rows
+    from interlace.bench.planning.sizing import table_rows
 
     size, steps = f"{batches['width']}x{batches['height']}", batches["num_inference_steps"]
     heading, *rows = table_rows(batches)
@@ -92,17 +93,49 @@ def _versions() -> dict[str, str]:
 def _machine() -> dict[str, Any]:
     import torch
 
-    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     facts: dict[str, Any] = {
         "platform": platform.platform(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus],
+        "threads": describe_threads(),
+        "gpus": _gpus(),
         "mps": torch.backends.mps.is_available(),
+        "torch": _torch_settings(),
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     return facts
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    from interlace.engine import accelerator
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    count = 0 if found is None else torch.accelerator.device_count()
+    devices = [torch.device(accelerator.default_device(), index) for index in range(count)]
+    sizes = [accelerator.total_memory(device) for device in devices]
+    return [
+        accelerator.name_of(device) + ("" if size is None else f", {size / 2**30:.0f} GiB")
+        for device, size in zip(devices, sizes, strict=True)
+    ]
+
+
+def _torch_settings() -> dict[str, Any]:
+    """What of `torch.backends` decides how fast and how exactly forwards run; flags change some of it."""
+    import torch
+
+    backends = torch.backends
+    kinds = {"flash": "flash", "cudnn": "cudnn", "efficient": "mem_efficient", "math": "math"}
+    enabled = [name for name, own in kinds.items() if getattr(backends.cuda, f"{own}_sdp_enabled")()]
+    return {
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cuda.matmul.allow_tf32": backends.cuda.matmul.allow_tf32,
+        "cudnn.allow_tf32": backends.cudnn.allow_tf32,
+        "cudnn.benchmark": backends.cudnn.benchmark,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "attention_kernels": enabled,
+    }
 
 
 def describe_model(model: str, *, local_files_only: bool = False) -> dict[str, Any]:
@@ -111,8 +144,6 @@ def describe_model(model: str, *, local_files_only: bool = False) -> dict[str, A
     Of a language model, which has no pipeline: class, parameter count, context length in tokens.
     """
     import diffusers
-
-    from interlace.engine.exclusive import exclusive_reason
 
     folder, class_name = _find(model, local_files_only)
     index = read_settings(folder / "model_index.json")
@@ -135,8 +166,7 @@ def describe_model(model: str, *, local_files_only: bool = False) -> dict[str, A
         return facts
     facts["default_arguments"] = {**_call_defaults(pipeline), **own.get("defaults", {}).get(class_name, {})}
     facts["limits"] = own.get("limits", {})
-    reason = exclusive_reason(pipeline)
-    facts["batching"] = f"one request at a time: {reason}" if reason else "requests share forwards at every step"
+    facts["batching"] = "requests share forwards at every step"
     return facts
 
 

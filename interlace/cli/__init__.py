@@ -1,0 +1,1 @@
+"""The command line: one file a command, thin calls, exit statuses. What is heavy is imported inside them."""

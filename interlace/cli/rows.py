@@ -1,0 +1,88 @@
+"""From flags to rows: where the input is, which of its rows are used and what its columns are called."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from interlace.bulk.input.columns import BulkTask, Columns
+from interlace.bulk.input.formats.encodings import empty, is_empty
+from interlace.bulk.input.media import ImageRules
+from interlace.bulk.input.rows import Rows
+from interlace.bulk.input.selection import Selection
+from interlace.cli.flags.bulk import SelectFlags
+from interlace.errors import InvalidRequestError
+from interlace.request import SamplingParams
+
+
+def open_rows(
+    given: str | Path,
+    defaults: SamplingParams,
+    select: SelectFlags,
+    task: BulkTask = "t2i",
+    images: ImageRules = ImageRules(),
+) -> Rows:
+    """The rows of a file, folder or dataset. Raises `InvalidRequestError` for flags or an input that can't be used."""
+    if os.path.isfile(given) and is_empty(Path(given)):  # noqa: PTH113  Path's raises for long names
+        raise InvalidRequestError(empty(Path(given)), "prompts_file")
+    return Rows.from_file(
+        given,
+        defaults,
+        _selection(select),
+        Columns(task=task, theirs=_theirs(select), ignore_unknown=select.ignore_unknown_columns),
+        images=images,
+        split=select.split,
+        subset=select.subset,
+    )
+
+
+def prompt_rows(prompts: Sequence[str], defaults: SamplingParams, select: SelectFlags) -> Rows:
+    """One row a prompt. Raises `InvalidRequestError` for flags that mean nothing without an input."""
+    if _theirs(select) or select.split or select.subset:
+        raise InvalidRequestError("--prompt has no columns or splits to choose; expected --prompts-file", "prompt")
+    return Rows.from_prompts(prompts, defaults, _selection(select))
+
+
+def image_rows(
+    images: Sequence[str],
+    prompts: Sequence[str],
+    defaults: SamplingParams,
+    select: SelectFlags,
+    rules: ImageRules,
+    mask: str | None = None,
+) -> Rows:
+    """One edit of the images for each prompt. Raises `InvalidRequestError` for flags that mean nothing here."""
+    if _theirs(select) or select.split or select.subset:
+        raise InvalidRequestError("--image has no columns or splits to choose; expected --input", "image")
+    return Rows.from_images(images, prompts, defaults, _selection(select), rules, mask)
+
+
+def film_rows(
+    images: Sequence[str], prompts: Sequence[str], defaults: SamplingParams, select: SelectFlags, rules: ImageRules
+) -> Rows:
+    """One film a prompt, each beginning with the image where there is one. Raises as `image_rows`."""
+    if not images:
+        return prompt_rows(prompts, defaults, select)
+    return image_rows(images, prompts, defaults, select, rules)
+
+
+def _selection(select: SelectFlags) -> Selection:
+    return Selection.parse(select.rows, select.where, select.limit)
+
+
+def _theirs(select: SelectFlags) -> dict[str, tuple[str, ...]]:
+    """Our column names with the input's. Raises `InvalidRequestError` for one that is named twice."""
+    named = {name: getattr(select, f"{name}_column") for name in ("prompt", "instruction", "negative_prompt", "id")}
+    pairs: list[tuple[str, tuple[str, ...]]] = [
+        (ours, (theirs,)) for ours, theirs in named.items() if theirs is not None
+    ]
+    pairs += [("input_images", tuple(select.image_columns))] if select.image_columns else []
+    for text in select.column:
+        ours, equals, theirs = (part.strip() for part in text.partition("="))
+        if not (ours and equals and theirs):
+            raise InvalidRequestError(f"--column got {text!r}; expected OURS=THEIRS, such as seed=rng_seed", "column")
+        pairs.append((ours.replace("-", "_"), (theirs,)))
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(ours for ours, _ in pairs if [name for name, _ in pairs].count(ours) > 1)
+        raise InvalidRequestError(f"the column {twice} is named twice; expected one name", "column")
+    return found

@@ -1,0 +1,23 @@
+"""What to tell people who ask the built-in model for more than it knows."""
+
+from collections.abc import Sequence
+
+from interlace.demo.prompts import parse
+from interlace.demo.shapes import SHAPES
+
+TRAINED = (128, 128)  # pixels, width and height; other sizes come out worse
+
+
+def notes(prompts: Sequence[str], width: int | None, height: int | None) -> list[str]:
+    """Lines on prompts without any shape, and on a size that the model has hardly seen. None of them is an error."""
+    found = []
+    strange = [prompt for prompt in prompts if prompt.strip() and not parse(prompt).things]
+    if strange:
+        known = ", ".join(SHAPES)
+        found.append(
+            f"the built-in model draws only shapes ({known}); {strange[0]!r} becomes the nearest that it knows. "
+            "For anything else: --model NAME, see 'Real pictures' in README.md"
+        )
+    if (width or TRAINED[0], height or TRAINED[1]) != TRAINED:
+        found.append("the built-in model was hardly trained on other sizes than 128x128")
+    return found
