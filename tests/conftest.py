@@ -7,7 +7,7 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores; torch in each would take them all
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see interlace/cli.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see interlace/cli/main.py
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -23,3 +23,11 @@ def _nothing_learned_before(tmp_path_factory: pytest.TempPathFactory, monkeypatc
     """What one test's forwards cost, some of them slow on purpose, is nothing to the next."""
     folder: Path = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("INTERLACE_CACHE_DIR", str(folder))
+
+
+@pytest.fixture
+def sides_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benches compare within this process: what they print is tested, and no time is."""
+    from interlace.bench import sides
+
+    monkeypatch.setattr(sides, "SIDE", sides.SideHere)

@@ -20,11 +20,11 @@ import torch
 from diffusers.utils import load_image
 
 from interlace import Omni
-from interlace.bulk.flags import SelectFlags
 from interlace.bulk.generator import OmniGenerator
-from interlace.bulk.images import ImageRules
-from interlace.bulk.inputs import open_rows
-from interlace.bulk.rows import Row
+from interlace.bulk.input.media import ImageRules
+from interlace.bulk.input.rows import Row
+from interlace.cli.flags.bulk import SelectFlags
+from interlace.cli.rows import open_rows
 from interlace.models.editing import EDIT_MODELS, EditModel
 from interlace.models.glm import mend_glm_image
 from interlace.models.loader import LoadedModel

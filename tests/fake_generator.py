@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from interlace.bulk.rows import Job
+from interlace.bulk.input.rows import Job
 from interlace.errors import AbortedError, RequestError
 from interlace.request import Metrics, Output
 

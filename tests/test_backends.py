@@ -16,22 +16,22 @@ from cyclopts import App
 from PIL import Image
 
 from interlace.bulk.backends import find_endpoints, open_api_generator
-from interlace.bulk.backends.answers import retry_after_s
 from interlace.bulk.backends.endpoints import Endpoint, parse_base_url, read_endpoints
-from interlace.bulk.backends.errors import ApiError, NoEndpointError, RequestCapError
-from interlace.bulk.backends.flags import ApiFlags
-from interlace.bulk.backends.limits import Gate, Gates, TokenBucket, backoff_s
+from interlace.bulk.backends.errors import NoEndpointError, RequestCapError, ServiceError
+from interlace.bulk.backends.limits import EndpointGate, Gates, TokenBucket, backoff_s
 from interlace.bulk.backends.pool import ApiGenerator
-from interlace.bulk.flags import NodeFlags, RunFlags
-from interlace.bulk.images import DataImage, FileImage, ImageSource
+from interlace.bulk.input.media import DataImage, FileImage, ImageSource
+from interlace.bulk.input.rows import Job, Rows
+from interlace.bulk.output.sink import ModelId, Sink, read_manifest
 from interlace.bulk.plan import RunOptions
-from interlace.bulk.report import Result
-from interlace.bulk.rows import Job, Rows
+from interlace.bulk.report.report import Result
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink, read_manifest
-from interlace.cli import run
+from interlace.cli.flags.api import ApiFlags
+from interlace.cli.flags.bulk import NodeFlags, RunFlags
+from interlace.cli.main import run
 from interlace.errors import AbortedError, DeadlineExceededError, EngineClosedError, InvalidRequestError
 from interlace.request import Output, SamplingParams
+from interlace.retry import retry_after_s
 
 KEY = "sk-a-secret-key"
 BACKENDS = [("openai", "some-model"), ("google_genai", "gemini-image"), ("google_genai", "imagen-4.0")]
@@ -109,7 +109,7 @@ def test_every_image_comes_whatever_goes_wrong_at_first(backend: str, model: str
 def test_what_a_service_refuses_is_not_asked_again_and_harms_no_other(status: int, backend: str, model: str) -> None:
     with ApiServer(lambda seen, attempt: str(status) if seen.prompt == "bad" else None).running() as server:
         bad, good = outputs(generator(server, backend, model), [job("bad"), job("good")])
-    assert isinstance(bad.error, ApiError)
+    assert isinstance(bad.error, ServiceError)
     assert f"HTTP {status}: the server says {status} to ***" in str(bad.error)  # it told the key; we don't
     assert bad.error.transient is False
     assert is_right(good)
@@ -396,7 +396,7 @@ def test_a_refused_row_is_listed_and_asked_once(tmp_path: Path) -> None:
         result = bulk(tmp_path, [str(number) for number in range(6)], server)
     assert (result.exit_status, result.num_failed) == (1, 1)
     (failure,) = map(json.loads, (tmp_path / "failures.jsonl").read_text().splitlines())
-    assert failure["type"] == "ApiError"
+    assert failure["type"] == "ServiceError"
     assert len(server.seen) == 6
 
 
@@ -489,8 +489,8 @@ class NoConnection:
     def close(self) -> None: ...
 
 
-def gates(*endpoints: Endpoint) -> Iterator[Gate]:
-    return (Gate(endpoint, NoConnection(), 4, 0.0) for endpoint in endpoints)
+def gates(*endpoints: Endpoint) -> Iterator[EndpointGate]:
+    return (EndpointGate(endpoint, NoConnection(), 4, 0.0) for endpoint in endpoints)
 
 
 def test_an_endpoint_that_was_away_has_no_claim_to_what_it_missed() -> None:
@@ -538,5 +538,5 @@ def test_t2i_and_edit_ask_the_service_that_the_flags_name(backend: str, model: s
 def test_a_backend_that_is_not_there_is_refused_with_the_known_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["t2i", "--prompt", "a", "--output-dir", str(tmp_path), "--backend", "xdit"]) == 2
-    assert "expected one of diffusers, openai, google_genai" in capsys.readouterr().err
+    assert run(["t2i", "--prompt", "a", "--output-dir", str(tmp_path), "--backend", "nothing"]) == 2
+    assert "expected one of diffusers, xdit, openai, google_genai" in capsys.readouterr().err

@@ -4,21 +4,24 @@ import json
 from pathlib import Path
 
 import pytest
+from diffusers import FluxPipeline
+from peft import LoraConfig, get_peft_model_state_dict
 
 from interlace import Engine
-from interlace.bench import sizing
-from interlace.bench.batch_curve import batch_curve
-from interlace.bench.latency import latency
-from interlace.bench.percentiles import percentile
-from interlace.bench.quality import quality
-from interlace.bench.throughput import throughput
-from interlace.bench.workloads import make_requests
-from interlace.cli import run
+from interlace.bench.load.latency import latency
+from interlace.bench.load.percentiles import percentile
+from interlace.bench.load.throughput import throughput
+from interlace.bench.load.workloads import make_requests
+from interlace.bench.planning import sizing
+from interlace.bench.planning.batch_curve import batch_curve
+from interlace.bench.settings.quality import quality
+from interlace.cli.main import run
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
 from tests.test_bench_result import printed
-from tests.tiny import save_tiny_flux
+from tests.tiny import save_tiny_flux, tiny_flux
 
+pytestmark = pytest.mark.usefixtures("sides_here")
 KEYS = {
     "workload", "device", "dtype", "model", "seconds", "ratio_vs_sequential", "ratio_vs_static", "ratio_vs_request",
     "max_abs_diff", "forwards", "forward_fraction", "engine_overhead_fraction",
@@ -30,12 +33,29 @@ def test_last_line_is_one_json_object_and_outputs_are_equal(
     tmp_path: Path, workload: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_tiny_flux(tmp_path)
-    throughput(model_name=str(tmp_path), workload=workload, num_requests=4)
+    throughput(model_name=str(tmp_path), workload=workload, num_requests=4, repeats=1)
     result = printed(capsys)
     assert result.keys() >= KEYS
     assert set(result["seconds"]) == {"sequential", "static", "request", "interlace"}
     assert result["max_abs_diff"] < 1e-4
     assert 0 <= result["engine_overhead_fraction"] < result["forward_fraction"] < 1
+
+
+def test_requests_over_adapters_mixed_apart_and_stock_draw_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_flux(tmp_path)
+    pipeline = tiny_flux()
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k"], init_lora_weights=False)
+    pipeline.transformer.add_adapter(config)
+    tensors = get_peft_model_state_dict(pipeline.transformer)
+    FluxPipeline.save_lora_weights(tmp_path / "lora", transformer_lora_layers=tensors, weight_name="ink.safetensors")
+    throughput(model_name=str(tmp_path), workload="lora", num_requests=4, repeats=1)
+    result = printed(capsys)
+    assert set(result["seconds"]) == {"sequential", "apart", "mixed"}
+    assert result["max_abs_diff"] < 1e-4
+    assert set(result["forwards"]) == {"apart", "mixed"}
+    assert not result["unfused"]
 
 
 def test_an_unknown_workload_is_refused_with_the_known_ones(tmp_path: Path) -> None:
@@ -110,7 +130,7 @@ def test_batch_sizes_are_measured_against_memory_and_speed(
 
 def test_quality_compares_each_cache_with_no_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plot = tmp_path / "quality.png"
-    quality(num_requests=2, num_inference_steps=6, thresholds=(0.5,), hold_guidance_after=(0.5,), plot=plot)
+    quality(num_requests=2, num_inference_steps=6, thresholds=(0.5,), hold_guidance_after=(0.5,), repeats=1, plot=plot)
     rows = printed(capsys)["settings"]
     kinds = ["none", "step_cache", "first_block_cache", "hold_guidance_after"]
     assert [row["cache_type"] for row in rows] == kinds

@@ -5,23 +5,24 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from interlace.bench.batch_curve import batch_curve
-from interlace.bench.check import check
-from interlace.bench.latency import latency
+from interlace.bench.load.latency import latency
+from interlace.bench.load.serving import serving
+from interlace.bench.load.stages import stages
+from interlace.bench.load.throughput import throughput
 from interlace.bench.machine import describe_machine
-from interlace.bench.quality import quality
+from interlace.bench.planning.batch_curve import batch_curve
+from interlace.bench.planning.check import check
+from interlace.bench.planning.simulate import simulate
 from interlace.bench.result import command_of, write_result
-from interlace.bench.serving import serving
-from interlace.bench.simulate import simulate
-from interlace.bench.speed import speed
-from interlace.bench.stages import stages
-from interlace.bench.throughput import throughput
-from interlace.cli import app
+from interlace.bench.settings.quality import quality
+from interlace.bench.settings.speed import speed
+from interlace.cli.main import app
 
 MACHINE = {"machine", "cores", "load_average", "date", "versions"}
 
@@ -31,7 +32,10 @@ def asked(command: str) -> dict[str, Any]:
     name, *words = shlex.split(command)
     assert name == "interlace"
     _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
-    return dict(bound.arguments)
+    found: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        found |= vars(value) if is_dataclass(value) else {name: value}
+    return found
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

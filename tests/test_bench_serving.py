@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from api_server import ApiServer
 
-from interlace.bench.serving import Kind, serving
+from interlace.bench.load.serving import RequestKind, serving
 from interlace.errors import InvalidRequestError
 from tests.test_bench_result import printed
 
@@ -42,12 +42,12 @@ def test_a_server_that_refuses_from_the_start_is_an_error() -> None:
 @pytest.mark.parametrize("text", ["64x64", "64/2", "axb/2", "64x64/0", "64x64/2:-1", ""])
 def test_a_mix_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError, match="mix holds"):
-        Kind.parse(text)
+        RequestKind.parse(text)
 
 
 def test_weights_are_read() -> None:
-    assert Kind.parse("128x96/16:2.5") == Kind(128, 96, 16, 2.5)
-    assert Kind.parse("64x64/8") == Kind(64, 64, 8, 1.0)
+    assert RequestKind.parse("128x96/16:2.5") == RequestKind(128, 96, 16, 2.5)
+    assert RequestKind.parse("64x64/8") == RequestKind(64, 64, 8, 1.0)
 
 
 def test_a_url_or_a_comparison_is_wanted_and_not_both() -> None:

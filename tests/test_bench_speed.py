@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from interlace.bench import speed as speed_bench
-from interlace.cli import run
-from interlace.engine.thread import Engine
+from interlace.bench.settings import speed as speed_bench
+from interlace.cli.main import run
+from interlace.engine.engine import Engine
 from tests.test_bench_result import printed
 
+pytestmark = pytest.mark.usefixtures("sides_here")
 SMALL = ["bench", "speed", "--num-requests", "2", "--num-inference-steps", "2", "--repeats", "1"]
 ROUNDING = 1e-4  # of a pixel of 1: what docs/speed.md calls the same picture
 PRECISION = 0.02  # bfloat16, in the mean: slightly other, which an edge of a shape can make much of
@@ -79,7 +80,7 @@ def test_engine_options_share_otherwise_and_draw_the_same(
     ("flags", "said"),
     [
         ("--optimize --dtypes --engine-options pack", "expected some of packing, batch_invariant, auto, alone"),
-        ("--dtypes --optimize channel_last", "known are channels_last, compile"),
+        ("--dtypes --optimize channel_last", "known are auto, channels_last, compile"),
         ("--optimize --dtypes int3", "expected float32, bfloat16 or float16"),
         ("--optimize --dtypes --attention-backends nativ", "did you mean 'native'"),
         ("--optimize --dtypes --workload heavy", "expected one of uniform, mixed"),

@@ -9,10 +9,10 @@ from fake_generator import FakeGenerator
 
 import interlace
 from interlace.bulk import generator as generator_module
-from interlace.bulk.columns import EDIT_COLUMNS
-from interlace.bulk.formats import _SUFFIXES
-from interlace.bulk.manifest import read_manifest
-from interlace.cli import run
+from interlace.bulk.input.columns import EDIT_COLUMNS
+from interlace.bulk.input.formats import suffixes
+from interlace.bulk.output.manifest import read_manifest
+from interlace.cli.main import run
 
 DOC = (Path(__file__).parent.parent / "docs" / "bulk-inputs.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -41,4 +41,4 @@ def test_the_commands_work_as_they_stand(
 
 
 def test_every_column_and_format_is_named() -> None:
-    assert not [name for name in [*EDIT_COLUMNS, *_SUFFIXES] if f"`{name}`" not in DOC]
+    assert not [name for name in [*EDIT_COLUMNS, *suffixes()] if f"`{name}`" not in DOC]

@@ -1,4 +1,4 @@
-"""cli.py and flags.py: flags from four places, exit statuses, and the real thing from a prompt to a picture."""
+"""cli/main.py and cli/flags: flags from four places, exit statuses, and the real thing from a prompt to a picture."""
 
 import json
 import subprocess
@@ -17,8 +17,8 @@ from PIL import Image
 import interlace
 from interlace.bulk import generator as generator_module
 from interlace.bulk import run as run_module
-from interlace.bulk.sink import read_manifest
-from interlace.cli import run
+from interlace.bulk.output.sink import read_manifest
+from interlace.cli.main import run
 from interlace.config import EngineConfig
 
 
@@ -109,7 +109,6 @@ def test_failed_rows_give_status_1_and_bad_ones_too(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "--prompt"),
         (["--prompt", "a", "--prompts-file", "p.txt"], "not both"),
         (["--prompts-file", "missing.jsonl"], "does not exist"),
         (["--prompts-file", "p.docx"], "expected one of .csv"),
@@ -118,7 +117,7 @@ def test_failed_rows_give_status_1_and_bad_ones_too(
         (["--prompt", "a", "--hight", "64"], "Did you mean --height"),
         (["--prompt", "a", "--batch-size", "0"], "max_num_seqs is 0"),
         (["--prompt", "a", "--verify-fusion", "maybe"], "first"),
-        (["--prompt", "a", "--backend", "xdit"], "not available"),
+        (["--prompt", "a", "--backend", "nothing"], "not available"),
         (["--prompt", "a", "--limit", "0"], "limit is 0"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "a", "--config", "missing.yaml"], "missing.yaml"),

@@ -44,6 +44,7 @@ def test_the_config_never_changes() -> None:
 
 
 def test_what_decides_imports_no_torch() -> None:
-    modules = "interlace, interlace.config, interlace.request, interlace.cli, interlace.bulk.rows, interlace.bulk.run"
+    modules = "interlace, interlace.config, interlace.request, interlace.cli.main, interlace.bulk.input.rows, "
+    modules += "interlace.bulk.run"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from interlace.bulk.contact_sheet import MAX_TILES, _font, _wrap, write_contact_sheet
+from interlace.bulk.report.contact_sheet import MAX_TILES, _font, _wrap, write_contact_sheet
 
 
 def images(folder: Path, count: int, size: tuple[int, int] = (8, 8)) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from interlace.bulk.sink import read_manifest
-from interlace.cli import run
+from interlace.bulk.output.sink import read_manifest
+from interlace.cli.main import run
+from interlace.demo import MODELS
 from interlace.errors import InvalidRequestError, ModelLoadError
 from interlace.models.editing import EDIT_MODELS, EditModel, SizeRule, find_edit_model
 from tests.edit_models import compare
@@ -101,7 +102,8 @@ def test_pictures_inside_parquet(data: Path) -> None:
     }
     parquet.write_table(pa.table(columns), data / "rows.parquet")
     assert edit(data, "--input", data / "rows.parquet", "--num-inference-steps", 1) == 0
-    assert [one["input_images"] for one in manifest(data).values()] == [["x.png"], ["1.png"]]
+    made = manifest(data)
+    assert [made[name]["input_images"] for name in sorted(made)] == [["x.png"], ["1.png"]]
 
 
 def test_a_folder_of_pictures_with_metadata(data: Path) -> None:
@@ -155,7 +157,8 @@ def test_a_moved_data_set_is_not_edited_again(data: Path, capsys: pytest.Capture
 
 
 def test_verify_sees_a_picture_of_equal_size_and_other_bytes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ("--image", data / "0.bmp", "--prompt", "make it blue", "--num-inference-steps", 1)
+    (data / "one.csv").write_text("input_images,instruction\n0.bmp,make it blue\n")
+    flags = ("--input", data / "one.csv", "--num-inference-steps", 1)
     picture(1, 64).save(data / "0.bmp")
     assert edit(data, *flags) == 0
     picture(2, 64).save(data / "0.bmp")
@@ -180,14 +183,17 @@ def test_a_dry_run_finds_bad_rows_and_writes_nothing(data: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "either --input, or --image with --prompt"),
+        ([], "nothing to edit"),
         (["--image", "0.png"], "either --input, or --image with --prompt"),
         (["--input", "a.csv", "--image", "0.png", "--prompt", "a"], "either --input"),
         (["--image", "none.png", "--prompt", "a"], "No such file"),
         (["--image", "0.png", "1.png", "--prompt", "a"], "FluxKontextPipeline edits one picture"),
         (["--input", "data.csv", "--images-dir", "nowhere"], "is not a folder"),
         (["--input", "data.csv", "--model-type", "qwenn"], "did you mean qwen"),
-        (["--input", "data.csv", "--model-name", "demo"], "demo is a FluxPipeline; expected one of QwenImageEditPlus"),
+        (
+            ["--input", "data.csv", "--model-name", str(MODELS["demo"].path)],
+            "is a FluxPipeline; expected one of QwenImageEdit",
+        ),
         (["--input", "data.csv", "--model-name", "nowhere/at-all", "--local-files-only"], "cannot find model"),
     ],
 )
@@ -245,6 +251,43 @@ def test_any_pipeline_that_takes_a_picture_edits(data: Path) -> None:
     record = manifest(data)["000000"]
     assert (record["pipeline"], record["strength"]) == ("FluxImg2ImgPipeline", 0.6)
     assert (record["width"], record["height"]) == (96, 64), "the picture's"
+
+
+def test_a_sibling_pipeline_of_the_built_in_model_draws_what_the_prompt_says(tmp_path: Path) -> None:
+    Image.new("RGB", (128, 128), "white").save(tmp_path / "white.png")
+    flags = ("--image", tmp_path / "white.png", "--prompt", "a large red circle on a white background", "--seed", "1")
+    model = ("--model-name", "demo", "--model-type", "FluxImg2ImgPipeline", "--strength", "0.95")
+    assert edit(tmp_path, *flags, *model, "--num-inference-steps", 12) == 0
+    with Image.open(tmp_path / "out/000000.png") as drawn:
+        pixels = np.asarray(drawn).astype(int)
+    red = (pixels[..., 0] - pixels[..., 1:].max(axis=-1)) > 80
+    assert 0.05 < red.mean() < 0.7, "a red circle, and not the blank picture that too long a text makes"
+
+
+def test_a_mask_says_where_to_edit(data: Path) -> None:
+    hole = np.zeros((64, 96), np.uint8)
+    hole[:, 48:] = 255
+    Image.fromarray(hole).save(data / "mask.png")
+    rows = [{"id": "a", "input_images": "1.png", "instruction": "a red circle", "mask": "mask.png"}]
+    rows += [{"id": "b", "input_images": "0.png", "instruction": "a red circle", "mask": "mask.png"}]
+    (data / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    model = (
+        "--model-name",
+        "demo",
+        "--model-type",
+        "FluxInpaintPipeline",
+        "--strength",
+        "1",
+        "--num-inference-steps",
+        2,
+    )
+    assert edit(data, "--input", data / "rows.jsonl", *model) == 1
+    assert "the mask is 96x64, its picture 64x64" in failures(data)["b"]["error"]
+    with Image.open(data / "out/a.png") as drawn, Image.open(data / "1.png") as before:
+        moved = np.abs(np.asarray(drawn).astype(int) - np.asarray(before)).mean(axis=(0, 2))
+    assert moved[60:].mean() > 2 * moved[:36].mean(), "the right half is another picture"
+    assert manifest(data)["a"]["input_images"] == ["1.png", "mask.png"]
+    assert edit(data, "--image", data / "1.png", "--prompt", "x", "--mask", data / "mask.png", *SMALL) == 1
 
 
 @pytest.mark.parametrize("name", EDIT_MODELS)

@@ -13,13 +13,14 @@ from fake_generator import FakeGenerator
 
 import interlace
 from interlace.bulk import generator as generator_module
-from interlace.bulk.enhance import CACHE, EnhanceFlags, EnhancingGenerator
-from interlace.bulk.manifest import read_manifest
-from interlace.bulk.rows import Job
+from interlace.bulk.enhance import CACHE, EnhancingGenerator
+from interlace.bulk.input.rows import Job
+from interlace.bulk.output.manifest import read_manifest
 from interlace.bulk.text_cache import TextCache
-from interlace.cli import run
+from interlace.cli.flags.enhance import EnhanceFlags
+from interlace.cli.main import run
 from interlace.errors import AbortedError, InvalidRequestError
-from interlace.request import Output, SamplingParams
+from interlace.request import Output, Request, SamplingParams
 from tests.stages.server import Server
 from tests.zoo.family import picture
 
@@ -77,14 +78,16 @@ def test_prompts_are_rewritten_and_both_texts_kept(
 def test_a_run_that_goes_on_asks_for_nothing_again(
     t2i: Callable[..., int], server: Server, made: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    assert t2i("--prompt", "a", "b") == 0
-    assert t2i("--prompt", "a", "b") == 0
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    rows = ("--prompts-file", tmp_path / "two.txt")
+    assert t2i(*rows) == 0
+    assert t2i(*rows) == 0
     assert len(made) == len(server.requests) == 2
     (tmp_path / "out/000000.png").unlink()
-    assert t2i("--prompt", "a", "b") == 0
+    assert t2i(*rows) == 0
     assert made[2:] == [("000000", "A")]
     assert len(server.requests) == 2, "from the file"
-    assert t2i("--prompt", "a", "b", "--prompt-enhance-system", "Shout.") == 0
+    assert t2i(*rows, "--prompt-enhance-system", "Shout.") == 0
     assert len(server.requests) == 4, "told something else, it may write something else"
     assert server.requests[-1]["messages"][0]["content"] == "Shout."
 
@@ -209,10 +212,10 @@ class SlowWriter:
         self.futures: dict[str, Future[Output]] = {}
         self.asked = threading.Event()
 
-    def submit(self, prompt: Any, params: Any, *, request_id: str) -> "Future[Output]":
-        self.futures[request_id] = Future()
+    def submit(self, request: Request) -> "Future[Output]":
+        self.futures[request.request_id] = Future()
         self.asked.set()
-        return self.futures[request_id]
+        return self.futures[request.request_id]
 
     def close(self) -> None: ...
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from interlace.bulk.columns import Columns
-from interlace.bulk.formats import Record, open_source
-from interlace.bulk.rows import BadRow, Row, Rows
-from interlace.bulk.selection import Selection
+from interlace.bulk.input.columns import Columns
+from interlace.bulk.input.formats import Record, open_source
+from interlace.bulk.input.rows import BadRow, Row, Rows
+from interlace.bulk.input.selection import Selection
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 

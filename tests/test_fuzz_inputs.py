@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import interlace
 from interlace.bulk import generator as generator_module
-from interlace.bulk.columns import Columns
-from interlace.bulk.formats import Record
-from interlace.bulk.rows import Row, Rows
-from interlace.cli import run
+from interlace.bulk.input.columns import Columns
+from interlace.bulk.input.formats import Record
+from interlace.bulk.input.rows import Row, Rows
+from interlace.cli.main import run
 from interlace.request import SamplingParams
 
 SUFFIXES = [".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet"]

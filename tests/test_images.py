@@ -16,11 +16,11 @@ import pytest
 from diffusers.utils import load_image
 from PIL import Image
 
-from interlace.bulk import images
-from interlace.bulk.failures import is_transient
-from interlace.bulk.images import DataImage, FileImage, ImageRules, RemoteImage, parse_images
+from interlace.bulk.input import media as images
+from interlace.bulk.input.media import DataImage, FileImage, ImageRules, RemoteImage, parse_images
+from interlace.bulk.output.failures import is_transient
 from interlace.errors import InvalidRequestError
-from interlace.serve import fetch as fetch_module
+from interlace.media import fetch as fetch_module
 from tests.zoo.family import picture
 
 
@@ -164,7 +164,7 @@ def test_broken_pictures_are_refused_in_words(tmp_path: Path) -> None:
     whole = png(picture(1, 64))
     for data, words in (
         (whole[: len(whole) // 2], "no whole picture"),
-        (b"", "format is not known"),
+        (b"", "it is empty"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format is not known"),
         (b"<svg/>", "format is not known"),
     ):
@@ -250,7 +250,7 @@ def test_a_lost_connection_is_worth_another_attempt(tmp_path: Path, monkeypatch:
             raise ConnectionResetError("reset")
         return png(picture(1))
 
-    monkeypatch.setattr("interlace.serve.fetch.fetch", fetch)
+    monkeypatch.setattr("interlace.media.fetch.fetch", fetch)
     source = one("https://example.com/a.png", tmp_path, allow_remote=True)
     assert source.load().size == (32, 32)
     with pytest.raises(InvalidRequestError) as raised:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from interlace.bulk.index import Index, key_digest
-from interlace.bulk.manifest import MANIFEST, write_lines
-from interlace.bulk.names import NameList
-from interlace.bulk.sink import Sink
+from interlace.bulk.output.index import Index, key_digest
+from interlace.bulk.output.manifest import MANIFEST, write_lines
+from interlace.bulk.output.names import NameList
+from interlace.bulk.output.sink import Sink
 
 
 def line(name: str, **facts: object) -> bytes:

@@ -10,11 +10,13 @@ from diffusers import FluxPipeline
 
 from interlace import Engine
 from interlace.config import EngineConfig
-from interlace.engine.call import ModuleCall, Target
-from interlace.engine.fitting import Fitting
-from interlace.engine.footprint import Footprint, budget_of, weight_bytes
-from interlace.engine.memory import MemoryModel
-from interlace.engine.scheduler import DENOISE, Pending, Scheduler, Waiting
+from interlace.engine.calls.call import ModuleCall, Target
+from interlace.engine.memory.fitting import Fitting
+from interlace.engine.memory.footprint import Footprint, budget_of, weight_bytes
+from interlace.engine.policy.line import Line, Waiting
+from interlace.engine.policy.memory import MemoryModel
+from interlace.engine.policy.pending import DENOISE, Pending
+from interlace.engine.policy.scheduler import Scheduler
 from interlace.errors import InvalidRequestError, TooLargeError
 from interlace.units import parse_bytes, show_bytes
 from tests.tiny import tiny_flux
@@ -129,15 +131,19 @@ def test_what_paused_requests_hold_counts() -> None:
 def test_requests_wait_until_there_is_room() -> None:
     memory = MemoryModel(budget=100)
     scheduler = Scheduler(EngineConfig(), memory=memory)
-    queue = [Waiting(str(i), None, 0.0, i) for i in range(16)]
-    assert len(scheduler.admit(queue, 0, 0.0)[0]) == 16
+
+    def admitted(num_running: int) -> int:
+        line = Line()
+        line.add(Waiting(str(i), None, 0.0, i) for i in range(16))
+        scheduler.next_forward([], {})  # none is on its way
+        return len(scheduler.admit(line, num_running, 0.0)[0])
+
+    assert admitted(0) == 16
     memory.observe("s", 1, 40)
     memory.hold(20)
-    assert len(scheduler.admit(queue, 0, 0.0)[0]) == 3
-    assert len(scheduler.admit(queue, 2, 0.0)[0]) == 1
-    assert scheduler.admit(queue, 3, 0.0)[0] == []
+    assert [admitted(0), admitted(2), admitted(3)] == [3, 1, 0]
     memory.hold(1000)
-    assert len(scheduler.admit(queue, 0, 0.0)[0]) == 1  # something always runs
+    assert admitted(0) == 1  # something always runs
 
 
 def test_without_a_budget_nothing_is_measured(pipeline: FluxPipeline) -> None:

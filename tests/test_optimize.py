@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from interlace import Engine, Omni, SamplingParams
-from interlace.cli import run
+from interlace.cli.flags.shared import SpeedFlags
+from interlace.cli.main import run
 from interlace.errors import InvalidRequestError
-from interlace.flags import SpeedFlags
 from interlace.models.optimize import OPTIMIZATIONS, Optimizations
-from tests.test_families import stock
+from tests.test_families import TOLERANCE, difference, stock
 from tests.zoo import FAMILIES
 
 SMALL = SamplingParams(height=64, width=64, num_inference_steps=2, seed=1)
@@ -72,7 +72,23 @@ def test_compiled_blocks_serve_several_sizes(monkeypatch: pytest.MonkeyPatch) ->
             assert np.abs(output.images - expected.images).max() < 1e-4
 
 
+def test_weights_in_8_bits_are_cast_layer_by_layer_and_forwards_still_shared() -> None:
+    pipeline = FAMILIES["flux"].build()
+    SpeedFlags(offload="layerwise").optimizations().apply(pipeline)
+    dtypes = {parameter.dtype for parameter in pipeline.transformer.parameters()}
+    assert torch.float8_e4m3fn in dtypes
+    alone = [stock(pipeline, kwargs) for kwargs in FAMILIES["flux"].requests()[:3]]
+    with Engine(pipeline) as engine:
+        together = engine.map(FAMILIES["flux"].requests()[:3])
+        stats = engine.stats()
+    assert max(map(difference, together, alone)) < TOLERANCE
+    assert stats["mean_rows"]["transformer"] > 1.2, (stats["unfused"], stats["exclusive"])
+
+
 def test_flags_become_optimizations() -> None:
+    assert SpeedFlags().set() == {}
+    assert SpeedFlags(enable_compile=True).optimizations() == Optimizations(names=("compile", "auto"))
+    assert SpeedFlags(optimize="off").optimizations() == Optimizations()
     flags = SpeedFlags(enable_vae_slicing=True, optimize="channels-last, vae_slicing")
     assert flags.optimizations() == Optimizations(names=("vae_slicing", "channels_last", "vae_slicing"))
 
@@ -95,7 +111,12 @@ def test_unknown_names_are_errors_that_list_the_known_ones(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
-    "optimizations", [Optimizations(names=("cpu_offload",)), Optimizations(attention_backend="flash")]
+    "optimizations",
+    [
+        SpeedFlags(offload="model").optimizations(),
+        SpeedFlags(offload="group").optimizations(),
+        Optimizations(attention_backend="flash"),
+    ],
 )
 def test_what_can_not_be_done_here_is_refused_with_the_reason(optimizations: Optimizations) -> None:
     with pytest.raises(InvalidRequestError, match=r"there is no GPU here|can't be used here"):
@@ -103,6 +124,32 @@ def test_what_can_not_be_done_here_is_refused_with_the_reason(optimizations: Opt
 
 
 def test_every_name_is_in_the_help() -> None:
-    assert SpeedFlags.__dataclass_fields__["optimize"].default is None
-    source = Path(__file__).parent.parent / "interlace" / "flags.py"
+    assert SpeedFlags.__dataclass_fields__["optimize"].default == "auto"
+    source = Path(__file__).parent.parent / "interlace" / "cli/flags/shared.py"
     assert all(name in source.read_text() for name in OPTIMIZATIONS)
+
+
+def test_cuda_graphs_are_refused_without_a_gpu() -> None:
+    with pytest.raises(InvalidRequestError, match="need an NVIDIA GPU"):
+        Optimizations(names=("cuda_graphs",)).apply(FAMILIES["flux"].build())
+
+
+def test_with_cuda_graphs_each_block_is_compiled_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    how: list[dict[str, object]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **given: how.append(given))
+    Optimizations(names=("cuda_graphs",)).apply(FAMILIES["flux"].build())
+    assert how == [{"mode": "reduce-overhead", "dynamic": False}] * 4, "two double and two single blocks"
+
+
+def test_deterministic_is_really_on_and_the_picture_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    plain = pixels()
+    try:
+        strict = pixels(SpeedFlags(deterministic=True, optimize="off").optimizations())
+        assert np.abs(strict - plain).max() <= 1
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)

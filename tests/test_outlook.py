@@ -11,8 +11,8 @@ from fake_generator import FakeGenerator
 
 import interlace
 from interlace.bulk import generator as generator_module
-from interlace.bulk.manifest import read_manifest
-from interlace.cli import run
+from interlace.bulk.output.manifest import read_manifest
+from interlace.cli.main import run
 from interlace.demo import MODELS
 
 
@@ -112,7 +112,9 @@ def test_a_model_that_changed_under_its_name_makes_its_images_again(
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(MODELS["demo"].path, model)
-    assert t2i("--prompt", "a", "b", "--model-name", model) == 0
+    (tmp_path / "p.txt").write_text("a\nb\n")
+    flags = ("--prompts-file", tmp_path / "p.txt", "--model-name", model)
+    assert t2i(*flags) == 0
     if change == "weights":
         path = model / "transformer" / "diffusion_pytorch_model.safetensors"
         middle = path.stat().st_size // 2
@@ -127,6 +129,6 @@ def test_a_model_that_changed_under_its_name_makes_its_images_again(
         (model / "out").mkdir()
         (model / "out" / "0.png").write_bytes(b"no part of the model")
     capsys.readouterr()
-    assert t2i("--prompt", "a", "b", "--model-name", model, "--dry-run") == 0
+    assert t2i(*flags, "--dry-run") == 0
     again = 2 if change in ("weights", "defaults") else 0
     assert f"to make:   {again}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Pictures of different sizes in one forward: exact, within the padding that is allowed, for every family listed."""
+"""Pictures and films of different sizes in one forward: exact, within the padding that is allowed, for every family."""
 
 from collections import Counter
 from typing import Any
@@ -10,23 +10,41 @@ from diffusers import DiffusionPipeline
 from diffusers.models.transformers import transformer_flux
 
 from interlace import Engine
-from interlace.models.packers import PACKINGS
+from interlace.engine.calls.packing.packers import PACKINGS
 from tests.test_families import arrays, stock
 from tests.zoo import FAMILIES
+from tests.zoo.family import picture
 
 SIZES = [(128, 128), (112, 128), (128, 112), (128, 120), (120, 128)]  # within 13% of each other
 PACKED = [
     *("flux", "flux-kontext", "longcat-image", "ovis-image", "qwen-image", "qwen-image-edit"),
     *("sd3.5", "sd3.5-img2img", "sd3.5-inpaint"),
+    *("wan", "wan-2.2", "wan-i2v", "wan-ti2v", "ltx", "ltx-i2v", "hunyuan-video"),
 ]
+# Height, width and frames, in close numbers of tokens; six each.
+FILMS = {
+    "wan": [(32, 32, 13), (32, 48, 9), (48, 32, 9), (32, 32, 13), (48, 48, 5), (64, 64, 1)],
+    "hunyuan-video": [(32, 32, 13), (48, 32, 9), (32, 48, 9), (32, 32, 13), (48, 48, 5), (64, 64, 1)],
+    "ltx": [(64, 64, 17), (64, 96, 9), (96, 64, 9), (64, 64, 17), (96, 96, 9), (64, 96, 9)],
+}
+
+
+def films(name: str) -> list[tuple[int, int, int]]:
+    """Sizes and lengths for a family of films; none for one of pictures."""
+    return next((sizes for start, sizes in FILMS.items() if name.startswith(start)), [])
 
 
 def requests(name: str) -> list[dict[str, Any]]:
-    """The family's first request at five sizes, with five seeds."""
+    """The family's first request at several sizes, each with its own seed; of films, prompt and guidance differ too."""
     made = []
-    for number, (height, width) in enumerate(SIZES):
-        kwargs = FAMILIES[name].requests()[0]
+    for number, (height, width, *frames) in enumerate(films(name) or SIZES):
+        own = FAMILIES[name].requests()
+        kwargs = own[number % len(own)] if frames else own[0]
         kwargs |= {"height": height, "width": width, "num_inference_steps": 3}
+        if frames:
+            kwargs["num_frames"] = frames[0]
+        if frames and "image" in kwargs:
+            kwargs["image"] = picture(number, (width, height))
         kwargs["generator"] = torch.Generator().manual_seed(number)
         made.append(kwargs)
     return made
@@ -52,6 +70,19 @@ def test_close_sizes_share_forwards_and_stay_exact(name: str) -> None:
         for got, expected in zip(arrays(result), arrays(stock(pipeline, kwargs)), strict=True):
             assert got.shape == expected.shape
             assert float(np.abs(got - expected).max()) < 1e-4
+
+
+def test_a_text_as_long_as_the_padded_tokens_is_attended_to_as_a_whole() -> None:
+    pipeline = FAMILIES["wan"].build()
+    made = [{**kwargs, "max_sequence_length": 18, "guidance_scale": 1.0} for kwargs in requests("wan")[:3]]
+    expected = [stock(pipeline, dict(kwargs)) for kwargs in made]
+    for kwargs, seed in zip(made, range(3), strict=True):
+        kwargs["generator"] = torch.Generator().manual_seed(seed)
+    with Engine(pipeline, max_batch_rows=None, resolution_tolerance=0.15, verify_fusion="off") as engine:
+        results = engine.map(made)
+        assert engine.stats()["mean_rows"]["transformer"] == 3  # 16 and 18 tokens each, and texts of 18
+    for result, own in zip(results, expected, strict=True):
+        assert float(np.abs(arrays(result)[0] - arrays(own)[0]).max()) < 1e-4
 
 
 @pytest.mark.parametrize(("tolerance", "num_forwards"), [(0.01, 3), (0.0, 6)])
@@ -92,7 +123,7 @@ def test_rotary_tables_are_made_once_for_all_steps_of_requests_of_one_size(monke
 def test_sizes_too_far_apart_do_not_share() -> None:
     pipeline = FAMILIES["flux"].build()
     made = [{**kwargs, "height": h, "width": h} for kwargs, h in zip(requests("flux")[:2], [128, 64], strict=True)]
-    with Engine(pipeline) as engine:
+    with Engine(pipeline, resolution_tolerance=0.1) as engine:
         results = engine.map(made)
         assert engine.stats()["mean_rows"]["transformer"] == 1
     assert not any(isinstance(result, BaseException) for result in results)

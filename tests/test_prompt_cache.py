@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from interlace import Engine
-from interlace.engine.call import ModuleCall, Target
-from interlace.engine.prompt_cache import PromptCache
+from interlace.engine.caches.prompt import PromptCache
+from interlace.engine.calls.call import ModuleCall, Target
 from interlace.errors import InvalidRequestError
 from tests.tiny import tiny_flux
 
@@ -50,8 +50,8 @@ def test_what_leaves_a_full_cache_first(policy: Any, left: set[int]) -> None:
     assert sum(hits) == (6 if policy == "lfu" else 1)
     ask(cache, 4)
     assert {token for token in (1, 2, 3, 4) if cache.lookup(call(token)) is not None} == left
-    assert cache.stats()["evictions"] == 1
-    assert cache.stats()["bytes"] == 12
+    assert cache.statistics().evictions == 1
+    assert cache.statistics().bytes == 12
 
 
 def test_hits_are_copies_of_the_same_bits() -> None:
@@ -93,7 +93,7 @@ def test_engines_that_share_a_cache_find_what_equal_weights_gave() -> None:
 def test_what_is_larger_than_the_cache_is_not_kept() -> None:
     cache = PromptCache(4)
     assert [ask(cache, 1, 2), ask(cache, 1, 2), ask(cache, 1), ask(cache, 1)] == [False, False, False, True]
-    assert cache.stats()["too_large"] == 2
+    assert cache.statistics().too_large == 2
 
 
 def test_equal_prompts_are_encoded_once_and_pictures_stay_the_same_bits() -> None:

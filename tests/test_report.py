@@ -15,18 +15,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from interlace import cli
-from interlace.bulk import html as page_module
-from interlace.bulk import progress, session
-from interlace.bulk.encoding import Encoding
-from interlace.bulk.export import export_parquet
-from interlace.bulk.html import render_page, write_page
+from interlace.bulk import progress
+from interlace.bulk.input.rows import Rows
+from interlace.bulk.output.sink import ModelId, Sink, SinkOptions, read_manifest
 from interlace.bulk.plan import RunOptions
 from interlace.bulk.progress import ProgressView, Tally
-from interlace.bulk.rows import Rows
+from interlace.bulk.report import html as page_module
+from interlace.bulk.report.export import export_parquet
+from interlace.bulk.report.html import render_page, write_page
+from interlace.bulk.report.summary import forwards_figures, memory_figures, peak_memory, percentile, seconds_per_image
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink, SinkOptions, read_manifest
-from interlace.bulk.summary import forwards_figures, memory_figures, peak_memory, percentile, seconds_per_image
+from interlace.cli import main as cli
+from interlace.cli import session
+from interlace.media.encode import Encoding
 from interlace.request import SamplingParams
 
 NASTY = [
@@ -295,9 +296,11 @@ def test_memory_of_many_processes_is_added_up() -> None:
 
 
 def command(folder: Path, *flags: str, monkeypatch: pytest.MonkeyPatch, faults: dict[str, Any] | None = None) -> int:
-    """The whole command, with a stub in the model's place."""
+    """The whole command over three prompts in a file, with a stub in the model's place."""
+    file = folder.parent / "three.txt"
+    file.write_text("a\nb\nc\n")
     monkeypatch.setattr(session, "open_generator", lambda *arguments: FakeGenerator(faults))
-    return cli.run(["t2i", "--prompt", "a", "b", "c", "--output-dir", str(folder), *flags])
+    return cli.run(["t2i", "--prompts-file", str(file), "--output-dir", str(folder), *flags])
 
 
 def test_the_flags_reach_the_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +327,7 @@ def test_retry_failed_as_a_flag(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--output-quality", "90"], "png loses nothing"),
+        (["--output-quality", "90"], "png has no quality"),
         (["--output-format", "gif"], "gif"),
         (["--output-layout", "zip"], "zip"),
         (["--output-layout", "webdataset", "--shard-size", "0"], "at least 1"),

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from interlace.bulk.columns import Columns
-from interlace.bulk.formats import json as json_format
-from interlace.bulk.rows import BadRow, Row, Rows, image_seed
-from interlace.bulk.selection import EVERY_ROW, Selection
+from interlace.bulk.input.columns import Columns
+from interlace.bulk.input.formats import json as json_format
+from interlace.bulk.input.rows import BadRow, Row, Rows, image_seed
+from interlace.bulk.input.selection import EVERY_ROW, Selection
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
@@ -204,7 +204,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), min
 row_values = st.fixed_dictionaries(
     {"prompt": texts},
     optional={
-        "seed": st.integers(0, 2**64 - 1),
+        "seed": st.integers(0, 2**63 - 1),
         "height": st.integers(1, 4096),
         "guidance_scale": st.floats(0, 100),
         "negative_prompt": texts,

@@ -12,6 +12,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ import pytest
 from fake_generator import BROKEN, FakeGenerator
 from PIL import Image
 
-from interlace.bulk import disk
-from interlace.bulk.failures import failed_rows, is_transient
+from interlace.bulk.input.rows import BadRow, Row, Rows
+from interlace.bulk.output import disk
+from interlace.bulk.output.failures import failed_rows, is_transient
+from interlace.bulk.output.sink import ModelId, Sink, SinkOptions, read_manifest
+from interlace.bulk.output.stores import read_stored
 from interlace.bulk.plan import RunOptions
-from interlace.bulk.report import Result
-from interlace.bulk.rows import BadRow, Row, Rows
+from interlace.bulk.report.report import Result
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink, SinkOptions, read_manifest
-from interlace.bulk.stores import read_stored
 from interlace.errors import DeadlineExceededError, EngineDeadError, InvalidRequestError, RequestError
 from interlace.request import SamplingParams
 
@@ -39,11 +40,18 @@ def bulk(
     generator: FakeGenerator | Callable[[], FakeGenerator],
     **options: Any,
 ) -> Result:
-    if isinstance(rows, list):
+    if isinstance(rows, list) and not any(isinstance(row, (Row, BadRow)) for row in rows):
         rows = Rows.from_prompts([str(prompt) for prompt in rows], SamplingParams())
     given = RunOptions(model=ModelId(model="fake"), **{"max_num_seqs": 2, **options})
     with Sink(folder) as sink:
         return run_bulk(rows, sink, given, generator if callable(generator) else lambda: generator)
+
+
+def first_row_changed() -> list[Row | BadRow]:
+    """The rows of `PROMPTS`, the first with other parameters."""
+    first, *others = Rows.from_prompts(PROMPTS, SamplingParams())
+    assert isinstance(first, Row)
+    return [replace(first, sampling=SamplingParams(num_inference_steps=9)), *others]
 
 
 def never() -> FakeGenerator:
@@ -123,10 +131,10 @@ def test_no_usable_row_is_refused_before_a_model_is_loaded(tmp_path: Path) -> No
 def test_changed_rows_are_made_again_and_only_those(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bulk(tmp_path, PROMPTS, FakeGenerator())
     generator = FakeGenerator()
-    bulk(tmp_path, ["another", *PROMPTS[1:]], generator)
+    bulk(tmp_path, first_row_changed(), generator)
     assert generator.submitted == ["000000"]
     assert "1 images are made again" in capfd.readouterr().err
-    assert sorted(record["prompt"] for record in read_manifest(tmp_path)) == sorted(["another", *PROMPTS[1:]])
+    assert sorted(record["prompt"] for record in read_manifest(tmp_path)) == sorted(PROMPTS)
 
 
 def test_a_dead_engine_ends_the_run_and_nothing_counts_as_failed(tmp_path: Path) -> None:
@@ -278,7 +286,7 @@ def test_retry_failed_runs_only_what_is_listed(tmp_path: Path) -> None:
 def test_a_stopped_run_forgets_no_failure(tmp_path: Path) -> None:
     bulk(tmp_path, PROMPTS, FakeGenerator(faults={"000011": BROKEN}))
     generator = FakeGenerator(faults={"000000": EngineDeadError("dead")})
-    bulk(tmp_path, ["new", *PROMPTS[1:]], generator, max_num_seqs=1)
+    bulk(tmp_path, first_row_changed(), generator, max_num_seqs=1)
     assert [line["id"] for line in failures(tmp_path)] == ["000011"]
 
 
@@ -317,9 +325,9 @@ import sys, threading
 from pathlib import Path
 from fake_generator import FakeGenerator
 from interlace.bulk.plan import RunOptions
-from interlace.bulk.rows import Rows
+from interlace.bulk.input.rows import Rows
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink
+from interlace.bulk.output.sink import ModelId, Sink
 from interlace.request import SamplingParams
 rows = Rows.from_prompts(["a", "b", "c"], SamplingParams())
 class Told(FakeGenerator):
@@ -357,9 +365,9 @@ import sys
 from pathlib import Path
 from fake_generator import FakeGenerator
 from interlace.bulk.plan import RunOptions
-from interlace.bulk.rows import Rows
+from interlace.bulk.input.rows import Rows
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink, SinkOptions
+from interlace.bulk.output.sink import ModelId, Sink, SinkOptions
 from interlace.request import SamplingParams
 rows = Rows.from_prompts([f"prompt {n}" for n in range(300)], SamplingParams())
 with Sink(Path(sys.argv[1]), options=SinkOptions(layout=sys.argv[2], shard_size=70)) as sink:

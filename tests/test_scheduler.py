@@ -3,9 +3,11 @@
 from collections.abc import Hashable
 from dataclasses import replace
 
-from interlace.config import EngineConfig
-from interlace.engine.cost import CostModel, packed_shape
-from interlace.engine.scheduler import DECODE, DENOISE, ENCODE, Pending, Scheduler, Waiting
+from interlace.config import EngineConfig, Policy
+from interlace.engine.policy.cost import CostModel, packed_shape
+from interlace.engine.policy.line import Line, Waiting
+from interlace.engine.policy.pending import DECODE, DENOISE, ENCODE, Pending
+from interlace.engine.policy.scheduler import Scheduler
 
 
 def call(
@@ -26,6 +28,12 @@ def names(group: list[Pending]) -> list[str]:
 
 def waiting(number: int, key: Hashable = "k", *, since: float = 0.0, priority: int = 0) -> Waiting:
     return Waiting(str(number), key, since, number, priority)
+
+
+def line(*requests: Waiting, policy: Policy = "fifo") -> Line:
+    made = Line(policy)
+    made.add(requests)
+    return made
 
 
 def test_all_calls_of_one_signature_share_oldest_first() -> None:
@@ -65,24 +73,48 @@ def test_encoding_and_decoding_go_before_denoising_and_priority_before_all() -> 
 
 def test_requests_join_while_others_run_up_to_max_num_seqs() -> None:
     scheduler = Scheduler(EngineConfig(max_num_seqs=3))
-    admitted, wait = scheduler.admit([waiting(i) for i in range(5)], 1, 0.0)
+    admitted, wait = scheduler.admit(line(*map(waiting, range(5))), 1, 0.0)
     assert (admitted, wait) == (["0", "1"], 0.0)
+
+
+def test_who_comes_while_others_get_to_their_denoiser_starts_with_all_who_came_meanwhile() -> None:
+    scheduler, later = Scheduler(EngineConfig(max_num_seqs=8)), line(waiting(1), waiting(2))
+    assert scheduler.admit(line(waiting(0)), 0, 0.0)[0] == ["0"]
+    scheduler.next_forward([call("0", "e", stage=ENCODE)], {})
+    assert scheduler.admit(later, 1, 0.0)[0] == []
+    scheduler.next_forward([call("0")], {})
+    assert scheduler.admit(later, 1, 0.0)[0] == ["1", "2"]
+
+
+def test_nobody_waits_long_for_those_who_never_get_to_a_denoiser() -> None:
+    scheduler, later = Scheduler(EngineConfig(max_num_seqs=8)), line(waiting(1))
+    scheduler.admit(line(waiting(0)), 0, 0.0)
+    forwards = 0
+    while not scheduler.admit(later, 1, 0.0)[0]:
+        scheduler.next_forward([call("0", "e", stage=ENCODE)], {})
+        forwards += 1
+    assert forwards == 8
+    scheduler.admit(line(waiting(0)), 0, 0.0)
+    scheduler.next_forward([], {})  # all that run wait for something outside
+    assert scheduler.admit(line(waiting(1)), 1, 0.0)[0] == ["1"]
 
 
 def test_a_wave_holds_equal_requests_up_to_the_first_that_differs() -> None:
     scheduler = Scheduler(EngineConfig(max_num_seqs=4, step_execution=False))
-    queue = [waiting(0), waiting(1), waiting(2, "other"), waiting(3)]
+    queue = line(waiting(0), waiting(1), waiting(2, "other"), waiting(3))
     assert scheduler.admit(queue, 0, 0.0) == (["0", "1"], 0.0)
     assert scheduler.admit(queue, 1, 0.0) == ([], 0.0), "nothing joins a wave that runs"
+    assert scheduler.admit(queue, 0, 0.0) == (["2"], 0.0)
+    assert scheduler.admit(queue, 0, 0.0) == (["3"], 0.0)
 
 
 def test_a_wave_waits_for_company_and_no_longer_than_told() -> None:
     scheduler = Scheduler(EngineConfig(max_num_seqs=2, step_execution=False, request_batch_max_wait_ms=20))
-    admitted, wait = scheduler.admit([waiting(0, since=1.0)], 0, 1.005)
+    admitted, wait = scheduler.admit(line(waiting(0, since=1.0)), 0, 1.005)
     assert admitted == []
     assert abs(wait - 0.015) < 1e-9
-    assert scheduler.admit([waiting(0, since=1.0)], 0, 1.021) == (["0"], 0.0)
-    assert scheduler.admit([waiting(0, since=1.0), waiting(1, since=1.001)], 0, 1.002) == (["0", "1"], 0.0)
+    assert scheduler.admit(line(waiting(0, since=1.0)), 0, 1.021) == (["0"], 0.0)
+    assert scheduler.admit(line(waiting(0, since=1.0), waiting(1, since=1.001)), 0, 1.002) == (["0", "1"], 0.0)
 
 
 def test_in_a_loop_of_two_modules_those_one_call_behind_catch_up_and_then_share() -> None:
@@ -160,7 +192,55 @@ def test_sizes_share_where_that_was_measured_to_pay_and_now_and_then_where_not()
     assert sizes.count(2) == 30
 
 
+def sized(name: str, shape: str, tokens: int) -> Pending:
+    return replace(call(name), shape=shape, places=shape, tokens=tokens)
+
+
+def test_much_smaller_pictures_share_only_where_measured_forwards_say_so() -> None:
+    calls = [sized("0", "big", 64), sized("1", "big", 64), sized("2", "small", 16)]
+    cost = CostModel()
+    scheduler = Scheduler(EngineConfig(), cost)
+    assert names(scheduler.next_forward(calls, {})) == ["0", "1"]  # nothing is known
+    for rows, seconds in ((1, 1.0), (2, 1.4), (3, 1.8)):
+        cost.know("big", rows, seconds)
+    cost.know("small", 1, 0.9)
+    assert names(scheduler.next_forward(calls, {})) == ["0", "1"]  # 1.8, as if all were big, but nobody has seen it
+    for _ in range(3):
+        cost.observe("other", 1, 1000.0)  # a hundredth of it may go into tries
+    assert names(scheduler.next_forward(calls, {})) == ["0", "1", "2"]
+    cost.know(packed_shape("big"), 3, 1.9)
+    assert names(scheduler.next_forward(calls, {})) == ["0", "1", "2"]  # beside 1.4 + 0.9
+    assert names(Scheduler(EngineConfig(resolution_tolerance=0.1), cost).next_forward(calls, {})) == ["0", "1"]
+    for _ in range(9):
+        cost.observe(packed_shape("big"), 3, 2.4)
+    assert names(scheduler.next_forward(calls, {})) == ["0", "1"]
+
+
+def test_sizes_join_one_by_one_as_long_as_that_pays() -> None:
+    cost = CostModel()
+    scheduler = Scheduler(EngineConfig(), cost)
+    for rows, seconds in ((1, 1.0), (2, 1.1), (3, 5.0)):
+        cost.know("big", rows, seconds)
+    cost.know("middle", 1, 0.5)
+    cost.know("small", 1, 0.5)
+    cost.know(packed_shape("big"), 2, 1.1)
+    cost.know(packed_shape("big"), 3, 5.0)
+    calls = [sized("0", "big", 64), sized("1", "small", 16), sized("2", "middle", 48)]
+    assert names(scheduler.next_forward(calls, {})) == ["0", "2"]  # the nearest first; three would be dearer
+
+
 def test_the_queue_follows_the_policy() -> None:
     queue = [replace(waiting(1), remaining=5.0), replace(waiting(2), remaining=1.0)]
-    assert Scheduler(EngineConfig(policy="sjf", max_num_seqs=1)).admit(queue, 0, 0.0)[0] == ["2"]
-    assert Scheduler(EngineConfig(max_num_seqs=1)).admit(queue, 0, 0.0)[0] == ["1"]
+    shortest = Scheduler(EngineConfig(policy="sjf", max_num_seqs=1))
+    assert shortest.admit(line(*queue, policy="sjf"), 0, 0.0)[0] == ["2"]
+    assert Scheduler(EngineConfig(max_num_seqs=1)).admit(line(*queue), 0, 0.0)[0] == ["1"]
+
+
+def test_lanes_take_turns_and_each_keeps_its_own_order() -> None:
+    scheduler = Scheduler(EngineConfig())
+    writes = [replace(call(str(i), "w", module="thinker"), lane="thinker") for i in (1, 2)]
+    speaks = [replace(call(str(i), "s", module="talker"), lane="talker") for i in (3, 4)]
+    ran = [names(scheduler.next_forward([*writes, *speaks], {})) for _ in range(3)]
+    assert ran == [["1", "2"], ["3", "4"], ["1", "2"]]
+    reads = replace(call("5", "r", stage=ENCODE, module="thinker"), lane="thinker")
+    assert names(scheduler.next_forward([*writes, reads, *speaks], {})) == ["5"]  # what lets requests join comes first

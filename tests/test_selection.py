@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlace.bulk.columns import Columns
-from interlace.bulk.flags import SelectFlags
-from interlace.bulk.inputs import open_rows, prompt_rows
-from interlace.bulk.names import NameTable
-from interlace.bulk.rows import BadRow, Row, Rows
-from interlace.bulk.selection import Condition, Selection
+from interlace.adapters import LoraChoice
+from interlace.bulk.input.columns import Columns
+from interlace.bulk.input.rows import BadRow, Row, Rows
+from interlace.bulk.input.selection import Condition, Selection
+from interlace.bulk.output.names import NameTable
+from interlace.cli.flags.bulk import SelectFlags
+from interlace.cli.rows import open_rows, prompt_rows
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
@@ -163,12 +164,14 @@ def test_a_row_without_the_mapped_column_says_so(tmp_path: Path) -> None:
     assert "the row has no caption (--prompt-column)" in bad.error
 
 
-def test_lora_is_refused_with_a_reason_where_a_row_has_one(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.jsonl", {"prompt": "a", "lora": None}, {"prompt": "b", "lora": "style.safetensors"})
-    good, bad = open_rows(path, SamplingParams(), SelectFlags(ignore_unknown_columns=True))
-    assert isinstance(good, Row)
+def test_rows_name_adapters_in_any_form_and_a_wrong_one_is_that_rows_error(tmp_path: Path) -> None:
+    cells = [None, "ink", {"name": "ink", "scale": 0.5}, ["ink", "wash:0.2"], "none", {"name": 3}]
+    path = write(tmp_path / "p.jsonl", *({"prompt": "a", "lora": cell} for cell in cells))
+    *good, bad = open_rows(path, SamplingParams(lora=(LoraChoice("usual"),)), SelectFlags())
+    found = [[(one.name, one.scale) for one in row.sampling.lora or ()] for row in good if isinstance(row, Row)]
+    assert found == [[("usual", 1.0)], [("ink", 1.0)], [("ink", 0.5)], [("ink", 1.0), ("wash", 0.2)], []]
     assert isinstance(bad, BadRow)
-    assert "fuse them into the model" in bad.error
+    assert "expected a name" in bad.error
 
 
 def test_columns_of_an_edit() -> None:

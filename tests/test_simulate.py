@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from interlace.bench.check import check, cost_of, with_overheads
-from interlace.bench.published import PUBLISHED
-from interlace.bench.simulate import Forwards, Kind, kinds_of, poisson, read_curves, replay, simulate
+from interlace.bench.planning.check import check, cost_of, with_overheads
+from interlace.bench.planning.published import PUBLISHED
+from interlace.bench.planning.simulate import ArrivalKind, Forwards, kinds_of, poisson, read_curves, replay, simulate
 from interlace.config import EngineConfig
-from interlace.engine.cost import CostModel
-from interlace.engine.scheduler import DENOISE, ENCODE
+from interlace.engine.policy.cost import CostModel
+from interlace.engine.policy.pending import DENOISE, ENCODE
 from interlace.errors import InvalidRequestError
 from tests.test_bench_result import printed
 from tests.tiny import save_tiny_flux
@@ -24,8 +24,8 @@ def cost(seconds: dict[str, dict[int, float]]) -> CostModel:
     return model
 
 
-def kind(shape: str = "unet s", steps: int = 10) -> Kind:
-    return Kind("k", (Forwards(shape, DENOISE, steps),), steps)
+def kind(shape: str = "unet s", steps: int = 10) -> ArrivalKind:
+    return ArrivalKind("k", (Forwards(shape, DENOISE, steps),), steps)
 
 
 FREE = {"unet s": {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}}  # rows cost nothing
@@ -119,5 +119,5 @@ def test_a_check_compares_prediction_and_run(tmp_path: Path, capsys: pytest.Capt
 def test_what_python_takes_is_part_of_every_forward() -> None:
     known = with_overheads({"unet s": {1: 1.0, 4: 2.0}}, start_s=0.5, call_s=0.25)
     assert known == {"unet s": {1: 1.25, 4: 3.0}, "request start": {1: 0.5}}
-    whole = Kind("k", (Forwards("request start", ENCODE, 1), Forwards("unet s", DENOISE, 2)), 2)
+    whole = ArrivalKind("k", (Forwards("request start", ENCODE, 1), Forwards("unet s", DENOISE, 2)), 2)
     assert replay([(0.0, whole)], cost_of(known), EngineConfig()) == [3.0]

@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from interlace.bulk import disk
-from interlace.bulk.encoding import JSON_KEY, Encoding, a1111_text, read_parameters
-from interlace.bulk.rows import BadRow, Job
-from interlace.bulk.sink import ModelId, Sink, SinkOptions, read_manifest, request_key
-from interlace.bulk.stores import is_stored, read_stored
+from interlace.bulk.input.rows import BadRow, Job
+from interlace.bulk.output import disk
+from interlace.bulk.output.sink import ModelId, Sink, SinkOptions, read_manifest, request_key
+from interlace.bulk.output.stores import is_stored, read_stored
 from interlace.errors import InvalidRequestError, StorageError
+from interlace.media.encode import Encoding, read_parameters
+from interlace.media.formats.pictures import JSON_KEY, a1111_text
 from interlace.request import SamplingParams
 
 MODEL = ModelId(model="demo")
@@ -156,7 +157,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InvalidRequestError, match="can't write"):
+    with pytest.raises(InvalidRequestError, match="is a file; the output needs a folder"):
         Sink(tmp_path / "file" / "out")
 
 

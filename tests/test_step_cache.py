@@ -8,8 +8,8 @@ import torch
 from diffusers import FluxPipeline
 
 from interlace import Engine
-from interlace.engine.call import ModuleCall, Target
-from interlace.engine.step_cache import StepCache
+from interlace.engine.caches.step import StepCache
+from interlace.engine.calls.call import ModuleCall, Target
 from interlace.errors import AbortedError, InvalidRequestError
 from tests.tiny import tiny_flux
 from tests.zoo import FAMILIES

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlace.bulk import disk
-from interlace.bulk.disk import GrowingFile, json_lines, replace_file, why_not_written
-from interlace.bulk.stores import FileStore, Store, TarStore, is_stored, read_stored, tidy_shards, webdataset_key
+from interlace.bulk.output import disk
+from interlace.bulk.output.disk import GrowingFile, json_lines, replace_file, why_not_written
+from interlace.bulk.output.stores import FileStore, Store, TarStore, is_stored, read_stored, tidy_shards, webdataset_key
 from interlace.errors import InvalidRequestError
 
 

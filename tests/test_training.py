@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from interlace import Omni, SamplingParams
 from training import denoiser, language, latents, vae
@@ -21,12 +22,12 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shards(autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, model = tmp_path_factory.mktemp("latents"), load_autoencoder(autoencoder)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(latents, "SCENES", 24)
-    patch.setattr(latents, "PAIRS", 6)
     for index in (0, 1, 6):  # of 128x128, 64x64 and another size
-        save_checkpoint(folder / f"{index:03d}.pt", **latents.make_shard(model, index, 0))
-    patch.undo()
+        shard = latents.make_shard(model, index, 0, num_scenes=24, num_pairs=6)
+        save_checkpoint(folder / f"{index:03d}.pt", **shard)
+    wide = latents.make_shard(model, 7, 0, num_scenes=24, num_pairs=6, size=(160, 112))
+    assert wide["latents"].shape[-2:] == (14, 20)
+    save_checkpoint(folder / "007.pt", **wide)
     return folder
 
 
@@ -53,6 +54,19 @@ def test_a_denoiser_is_trained_goes_on_and_draws(autoencoder: Path, shards: Path
     finally:
         omni.close()
     assert output.images[0].size == (128, 128)
+
+    finished = load_file(tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
+    for num_steps, learns in ((1, False), (3, True)):  # the probes first, then the transformer
+        on = denoiser.Shards(shards, easy_share=0.2, edit_share=0.5, other_share=0.5)
+        told = {"num_steps": num_steps, "batch": 2, "peak": 1e-3, "seed": 0, "dtype": torch.bfloat16}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("training.start.PROBE_STEPS", 1)
+            denoiser.train(tmp_path / f"on{num_steps}", on, minutes=None, init_from=tmp_path / "model", **told)
+        state = load_checkpoint(tmp_path / f"on{num_steps}" / "checkpoint.pt")
+        assert state is not None
+        same = [torch.equal(state["model"][f"transformer.{name}"], part.float()) for name, part in finished.items()]
+        assert all(same) != learns
+        assert state["std"] == pytest.approx(on.std)
 
 
 def test_a_language_model_is_trained_and_says_known_words(tmp_path: Path) -> None:

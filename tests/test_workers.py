@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from interlace.bulk.manifest import read_manifest
-from interlace.bulk.shards import Shard
-from interlace.bulk.worker import Orders
-from interlace.bulk.workers import Worker
+from interlace.bulk.launch.launcher import Worker
+from interlace.bulk.launch.partition import Partition
+from interlace.bulk.launch.worker import Orders
+from interlace.bulk.output.manifest import read_manifest
 
-SCRIPT = Path(__file__).with_name("sharded.py")
+SCRIPT = Path(__file__).with_name("partitioned.py")
 
 
 def command(folder: Path, num_images: int, *flags: object) -> list[str]:
@@ -65,8 +65,8 @@ def wait_for(condition: Any, seconds: float = 30.0) -> Any:
     return value
 
 
-def num_lines(folder: Path, shard: str) -> int:
-    path = folder / f"manifest.{shard}.jsonl"
+def num_lines(folder: Path, partition: str) -> int:
+    path = folder / f"manifest.{partition}.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
@@ -79,7 +79,7 @@ def test_two_processes_make_all_rows_once_and_leave_one_manifest_in_input_order(
     assert not list(tmp_path.glob(".tmp-*"))
     facts = summary(tmp_path)
     assert (facts["done"], facts["left"], facts["failed"]) == (40, 0, 0)
-    mine = [name for name in expected(40) if Shard(process=0, num_processes=2).owns(name)]
+    mine = [name for name in expected(40) if Partition(process=0, num_processes=2).owns(name)]
     assert [part["done"] for part in facts["processes"]] == [len(mine), 40 - len(mine)]
     assert (tmp_path / "contact_sheet.jpg").is_file()
 
@@ -137,12 +137,12 @@ def test_an_image_that_kills_its_process_three_times_has_failed_and_the_others_g
 
 
 def test_a_worker_that_can_not_live_is_given_up() -> None:
-    worker = Worker(Orders(shard=Shard()))
+    worker = Worker(Orders(partition=Partition()))
     assert "is started again" in str(worker.died(-9))
     assert "is started again" in str(worker.died(-9))
     assert "died 3 times in a row and finished nothing (signal 9" in str(worker.died(-9))
     assert worker.status == 1
-    busy = Worker(Orders(shard=Shard()))
+    busy = Worker(Orders(partition=Partition()))
     for number in range(9):
         busy.note({"event": "began", "name": f"{number // 3}"})
         assert "is started again" in str(busy.died(139))
@@ -152,7 +152,7 @@ def test_a_worker_that_can_not_live_is_given_up() -> None:
 
 
 def test_a_worker_that_says_what_is_wrong_is_not_started_again() -> None:
-    worker = Worker(Orders(shard=Shard()))
+    worker = Worker(Orders(partition=Partition()))
     assert worker.died(2) is None
     assert worker.status == 2
 
@@ -235,7 +235,7 @@ def test_nodes_that_start_at_different_times_and_are_killed_make_each_row_once(t
 
 def test_nodes_may_run_one_after_the_other_and_be_divided_anew(tmp_path: Path) -> None:
     assert run(tmp_path, 60, "--num-nodes", 2, "--node-rank", 1).returncode == 0
-    theirs = [name for name in expected(60) if Shard(node_rank=1, num_nodes=2).owns(name)]
+    theirs = [name for name in expected(60) if Partition(node_rank=1, num_nodes=2).owns(name)]
     assert names(tmp_path) == theirs
     assert summary(tmp_path)["left"] == 60 - len(theirs)
     for rank, num_processes in ((0, 1), (1, 2), (2, 1)):

@@ -7,7 +7,7 @@ import pytest
 
 from interlace import AsyncOmni
 from interlace.models.loader import load_model
-from interlace.serve.lanes import editing_sibling
+from interlace.serve.jobs.models import editing_sibling
 from serve.live import Live, running
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from interlace import AsyncOmni
 from interlace.serve.app import create_app
-from interlace.serve.run import DrainingServer, make_server
+from interlace.serve.http.run import DrainingServer, make_server
 from interlace.serve.settings import ServeSettings
+from interlace.serve.speaking.app import create_speaking_app
 
 SMALL = {"size": "64x64", "num_inference_steps": 2}
 
@@ -33,9 +34,12 @@ class Live:
 
 
 @contextmanager
-def running(omni: AsyncOmni, edit_omni: AsyncOmni | None = None, **options: Any) -> Iterator[Live]:
+def running(
+    omni: AsyncOmni, edit_omni: AsyncOmni | None = None, *, speaking: bool = False, **options: Any
+) -> Iterator[Live]:
     settings = ServeSettings(**{"port": 0, "warmup": False, "drain_s": 5.0, **options})
-    server = make_server(create_app(omni, settings, edit_omni), settings)
+    app = create_speaking_app(omni, settings) if speaking else create_app(omni, settings, edit_omni)
+    server = make_server(app, settings)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     while not server.url:

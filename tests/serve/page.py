@@ -66,10 +66,10 @@ def _answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def running_browser() -> Iterator[Browser]:
-    """Headless Chromium. The sandbox is off: it needs rights that root in a container lacks."""
+def running_browser(*more: str) -> Iterator[Browser]:
+    """Headless Chromium, with `more` arguments. The sandbox is off: it needs rights that root in a container lacks."""
     with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage", *more]
         browser = playwright.chromium.launch(executable_path=chromium(), args=arguments)
         yield browser
         browser.close()

@@ -7,12 +7,12 @@ from PIL import Image, ImageChops
 
 from interlace import AsyncOmni
 from interlace.bulk.backends import open_api_generator
-from interlace.bulk.backends.flags import ApiFlags
-from interlace.bulk.images import DataImage
+from interlace.bulk.input.media import DataImage
+from interlace.bulk.input.rows import Job, Rows
+from interlace.bulk.output.sink import ModelId, Sink, read_manifest
 from interlace.bulk.plan import RunOptions
-from interlace.bulk.rows import Job, Rows
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink, read_manifest
+from interlace.cli.flags.api import ApiFlags
 from interlace.request import SamplingParams
 from serve.live import Live, picture, png
 

@@ -30,7 +30,7 @@ def test_curl_examples(server: Live, script: str, tmp_path: Path) -> None:
 
 
 def test_every_flag_that_the_page_names_is_one() -> None:
-    from interlace.cli import app
+    from interlace.cli.main import app
 
     known = {name for one in app["serve"].assemble_argument_collection() for name in one.names}
     named = set(re.findall(r"`(--[a-z-]+)", PAGE)) - {"--help"}

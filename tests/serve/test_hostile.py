@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from interlace import AsyncOmni
-from interlace.serve.errors import ApiError
-from interlace.serve.fetch import fetch, public_address
-from interlace.serve.media import decode_image, image_bytes
+from interlace.media.fetch import fetch, public_address
+from interlace.serve.http.errors import ApiError
+from interlace.serve.http.uploads import decode_image, image_bytes
 from interlace.serve.settings import ServeSettings
 from serve.live import SMALL, Live, b64, mask_png, png, running, until
 
@@ -57,6 +57,7 @@ def bomb(width: int, height: int) -> bytes:
         ({"image": ("a.png", png()), "mask": ("m.png", png())}, "mask"),
         ({"image": ("a.png", png()), "mask": ("m.png", mask_png(32, 32))}, "mask"),
         ({"image": ("a.png", png()), "markup": ("m.png", mask_png())}, "markup"),
+        ({"image": ("a.png", png()), "mask_image": ("m.png", mask_png(32, 32))}, "mask"),
         ({"image": ("a.png", png()), "other": ("m.png", png())}, "other"),
         ({}, "image"),
     ],
@@ -285,7 +286,7 @@ def test_a_fetch_is_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPatch) ->
                 except OSError:
                     pass
 
-    monkeypatch.setattr("interlace.serve.fetch.public_address", lambda host, port: ("127.0.0.1", port))
+    monkeypatch.setattr("interlace.media.fetch.public_address", lambda host, port: ("127.0.0.1", port))
     slow = False
     threading.Thread(target=trickle, daemon=True).start()
     with pytest.raises(ValueError, match="larger"):
@@ -320,7 +321,7 @@ def test_upright_and_on_white() -> None:
 def test_nothing_leaks_over_many_requests(server: Live) -> None:
     def measure() -> tuple[int, int]:
         gc.collect()
-        return len(list(Path("/proc/self/fd").iterdir())), len(server.state.lanes.draw.omni.engine.live())
+        return len(list(Path("/proc/self/fd").iterdir())), len(server.state.models.current.draw.omni.engine.live())
 
     def round_() -> None:
         with server.http() as http:
@@ -339,8 +340,8 @@ def test_nothing_leaks_over_many_requests(server: Live) -> None:
     assert after[0] <= before[0] + 3
     assert after[1] == 0
     assert server.state.registry.admission.live == 0
-    assert all(not job.num_bytes for job in server.state.registry.jobs.values() if not job.background)
-    assert all(not job.watchers for job in server.state.registry.jobs.values() if job.is_over)
+    assert all(not job.num_bytes for job in server.state.registry.jobs if not job.background)
+    assert all(not job.watchers for job in server.state.registry.jobs if job.is_over)
 
 
 def test_logs_hold_no_prompts(server: Live, caplog: pytest.LogCaptureFixture) -> None:

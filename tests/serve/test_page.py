@@ -52,9 +52,27 @@ def test_a_prompt_becomes_an_image_with_previews_on_the_way(visitor: Visit) -> N
     expect(card).to_contain_text("24 steps")
 
 
+def test_adapters_are_chosen_with_their_weights_and_come_back_with_the_settings(visitor: Visit) -> None:
+    page = visitor.page
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.post_data or "") if "generations" in request.url else None)
+    page.locator("#more summary").click()
+    outline = page.locator("#loras li", has_text="outline")
+    expect(outline).to_be_visible(timeout=WAIT_MS)
+    outline.locator("[type=checkbox]").check()
+    outline.locator("[type=range]").fill("0.8")
+    visitor.ask(CIRCLE, steps=2)
+    visitor.wait_done(1)
+    assert json.loads(sent[0])["lora"] == "outline:0.8"
+    outline.locator("[type=checkbox]").uncheck()
+    visitor.ask(CIRCLE, steps=2)
+    visitor.wait_done(2)
+    assert "lora" not in json.loads(sent[1])
+
+
 def test_every_line_is_a_prompt_and_the_engine_shows_what_they_share(visitor: Visit) -> None:
     visitor.ask(f"{CIRCLE}\n{STAR}\n\n", steps=24, n=2)
-    expect(visitor.page.locator("#engine-now")).to_contain_text("requests share this forward", timeout=WAIT_MS)
+    expect(visitor.page.locator("#engine-now")).to_contain_text("requests share this pass", timeout=WAIT_MS)
     visitor.wait_done(4)
     assert visitor.cards == [CIRCLE, CIRCLE, STAR, STAR]
 
@@ -118,6 +136,8 @@ def test_images_to_edit_are_chosen_dropped_or_pasted(visitor: Visit, tmp_path: P
     page.get_by_text("Create", exact=True).click()
     for count, event in enumerate(("drop", "paste"), start=1):
         page.evaluate(_BRING, [event, list((tmp_path / "red.png").read_bytes())])
+        if count == 2:
+            page.get_by_role("button", name="Edit both together").click()
         expect(page.locator("#thumbs img")).to_have_count(count)
     page.evaluate(_BRING, ["drop", [1, 2, 3], "text/plain"])
     expect(page.get_by_text("Only PNG, JPEG and WebP images can be edited.").first).to_be_visible()

@@ -32,8 +32,16 @@ def test_the_clients_id_names_the_request(server: Live) -> None:
         headers = {"X-Request-Id": "mine-1"}
         got = http.post("/v1/images/generations", json={"prompt": "a star", **SMALL}, headers=headers)
         assert got.headers["x-request-id"] == got.json()["id"] == "mine-1"
-        again = http.post("/v1/images/generations", json={"prompt": "a star", **SMALL}, headers=headers)
-        assert again.status_code == 409
+        again = http.post("/v1/images/generations", json={"prompt": "a dot", **SMALL}, headers=headers)
+        assert again.status_code == 200, "that request is over"
+        assert http.get("/v1/requests/mine-1").json()["prompt"] == "a dot"
+        long = {"X-Request-Id": "mine-2"}
+        assert http.post("/v1/images/generations", json=LONG, headers=long).status_code == 202
+        clash = http.post("/v1/images/generations", json={"prompt": "a star", **SMALL}, headers=long)
+        assert (clash.status_code, clash.json()["error"]["code"]) == (409, "request_id_in_use")
+        http.delete("/v1/requests/mine-2")
+        at_once = http.post("/v1/images/generations", json={"prompt": "a star", **SMALL}, headers=long)
+        assert at_once.status_code == 200, "though the engine may not have let go of the first one yet"
         strange = http.get("/liveness", headers={"X-Request-Id": "../../etc/passwd"})
         assert strange.headers["x-request-id"].startswith("req-")
 
@@ -55,7 +63,7 @@ def test_a_running_request_shows_its_steps_and_can_be_cancelled(server: Live) ->
         assert http.delete(path).json()["aborted"] is True
         gone = http.get(path).json()
         assert (gone["status"], gone["error"]["code"]) == ("failed", "aborted")
-        until(lambda: not server.state.lanes.draw.omni.engine.live())
+        until(lambda: not server.state.models.current.draw.omni.engine.live())
 
 
 def test_a_waiter_hears_that_its_request_was_cancelled(server: Live) -> None:
@@ -103,7 +111,7 @@ def test_a_disconnect_aborts(server: Live) -> None:
             until(lambda: http.get("/v1/requests/gone").status_code == 200)
     with server.http() as http:
         until(lambda: http.get("/v1/requests/gone").json()["status"] == "failed")
-    until(lambda: not server.state.lanes.draw.omni.engine.live())
+    until(lambda: not server.state.models.current.draw.omni.engine.live())
 
 
 def test_positions_in_the_queue_follow_priority(engines: tuple[AsyncOmni, AsyncOmni]) -> None:

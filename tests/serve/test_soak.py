@@ -133,7 +133,7 @@ def test_a_crowd_of_clients(server: Live) -> None:
     assert set(seen) <= {"equal", 200, 202, 429, "left", "left a stream", "quick", "deleted"}
     assert registry.live() == []
     assert (registry.admission.live, dict(registry.admission.by_client)) == (0, {})
-    assert not any(lane.omni.engine.live() for lane in server.state.lanes.all)
+    assert not any(lane.omni.engine.live() for lane in server.state.models.all)
     assert after["handles"] <= before["handles"] + 5
     assert after["temporary"] <= before["temporary"] + 20  # others use the folder too
     assert grown < 300

@@ -106,7 +106,10 @@ def test_a_fault_of_the_server_is_a_500_in_the_usual_form(server: Live, caplog: 
 
 @pytest.mark.slow
 def test_the_server_keeps_to_its_schema(server: Live) -> None:
-    """Schemathesis asks whatever the schema allows, and more: no 500, no status that isn't documented."""
+    """Schemathesis asks whatever the schema allows, and more: no 500, no status that isn't documented.
+
+    A timeout of next to nothing is allowed: what is late is a 504.
+    """
     import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
     from schemathesis.checks import not_a_server_error
@@ -119,7 +122,9 @@ def test_the_server_keeps_to_its_schema(server: Live) -> None:
         if isinstance(case.body, dict) and "prompt" in case.body:
             case.body["num_inference_steps"] = 1  # what it would otherwise ask for takes minutes
             case.body["size"] = "64x64"
-        case.validate_response(case.call(base_url=server.url, timeout=60), checks=checks)
+        response = case.call(base_url=server.url, timeout=60)
+        late = response.status_code == 504 and response.json()["error"]["code"] == "timeout"
+        case.validate_response(response, checks=[status_code_conformance] if late else checks)
 
     few = settings(
         max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None

@@ -2,49 +2,55 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from interlace.errors import AbortedError
-from interlace.request import Output, Progress
-from interlace.stages.ar_config import ARSamplingParams
+from interlace.request import Output, Progress, Request, SamplingParams
 from interlace.stages.config import HandoffConfig, OmniStageConfig, create_ar_stage_config
-from interlace.stages.flow import Flow
-from interlace.stages.gate import Gate
+from interlace.stages.flow.link import Link
+from interlace.stages.flow.slots import Slots
 from interlace.stages.handoff import resolve
-from interlace.stages.pipeline import Link, Pipeline
+from interlace.stages.pipeline import Pipeline
+from interlace.stages.stage import Listener
 
 
 class FakeStage:
-    """Answers with its prompt and its own letter, after `seconds`; prompts with "bad" in them fail."""
+    """Answers with its prompt and its own letter, after `seconds` (None: when told to); prompts with "bad" in them
+    fail."""
 
-    def __init__(self, letter: str, seconds: float = 0.0, bad: str = "bad") -> None:
+    def __init__(self, letter: str, seconds: float | None = 0.0, bad: str = "bad") -> None:
         self.letter, self.seconds, self.bad = letter, seconds, bad
         self.live: dict[str, Future[Output]] = {}
+        self.held: list[Output] = []
         self.most = 0
         self.started: list[tuple[str, float]] = []
         self.ended: list[tuple[str, float]] = []
 
-    def submit(
-        self,
-        prompt: Mapping[str, Any],
-        params: Any,
-        *,
-        request_id: str,
-        on_progress: Callable[[Progress], None] | None = None,
-    ) -> "Future[Output]":
+    def submit(self, request: Request, listener: Listener | None = None) -> "Future[Output]":
         future: Future[Output] = Future()
+        request_id = request.request_id
         self.live[request_id] = future
         self.most = max(self.most, len(self.live))
         self.started.append((request_id, time.monotonic()))
-        if on_progress is not None:
-            on_progress(Progress(request_id=request_id, step=1, num_steps=1, text=self.letter))
-        text = str(prompt["prompt"])
+        if listener is not None:
+            listener(Progress(request_id=request_id, step=1, num_steps=1, text=self.letter))
+        text = str(request.prompt)
         error = RuntimeError(f"{self.letter} can't take {text}") if self.bad in text else None
         output = Output(request_id=request_id, prompt=text, text=None if error else text + self.letter, error=error)
-        threading.Timer(self.seconds, self._finish, (request_id, output)).start()
+        if self.seconds is None:
+            self.held.append(output)
+        else:
+            threading.Timer(self.seconds, self._finish, (request_id, output)).start()
         return future
+
+    def go_on(self) -> None:
+        """What was held is answered, and from now on everything at once."""
+        self.seconds = 0.0
+        while self.held:
+            output = self.held.pop(0)
+            self._finish(output.request_id, output)
 
     def _finish(self, request_id: str, output: Output) -> None:
         future = self.live.pop(request_id, None)
@@ -73,13 +79,17 @@ def pipeline_of(
     for index, stage in enumerate(stages):
         handoff = (handoffs or {}).get(index, HandoffConfig(function="text_to_prompt")) if index else None
         config: OmniStageConfig = create_ar_stage_config(index, stage.letter, handoff=handoff, max_in_flight=limit)
-        links.append(Link(config, stage, resolve(handoff) if handoff else None, Gate(limit)))
+        links.append(Link(config, stage, resolve(handoff) if handoff else None, Slots(limit)))
     return Pipeline(links)
 
 
-def send(pipeline: Pipeline, name: str, text: str, **options: Any) -> "Future[Output]":
-    future: Future[Output] = Future()
-    count = len(pipeline.links)
-    user = {"prompt": text}
-    pipeline.submit(Flow(name, user, (user,) * count, (ARSamplingParams(),) * count, future, **options))
-    return future
+def send(
+    pipeline: Pipeline,
+    name: str,
+    text: str,
+    tell: Listener | None = None,
+    timeout_s: float | None = None,
+    return_stages: bool = False,
+) -> "Future[Output]":
+    request = Request(request_id=name, prompt=text, sampling=SamplingParams(timeout_s=timeout_s))
+    return pipeline.submit(request, tell, return_stages=return_stages)

@@ -11,10 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interlace.demo import MODELS
 from interlace.errors import AbortedError, EngineClosedError, InvalidRequestError, ModelLoadError
-from interlace.request import Output, Progress
-from interlace.stages.ar_config import ARSamplingParams
-from interlace.stages.ar_local import LocalARStage
+from interlace.request import ARSamplingParams, Output, Progress, Request
 from interlace.stages.config import create_ar_stage_config
+from interlace.stages.language.local import LocalARStage
 
 IDEAS = ["a star", "something round and red", "two circles", "a blue square", "a heart", "a ring on black", "moon",
          "a yellow thing"] * 2  # fmt: skip
@@ -43,7 +42,8 @@ def ask(stage: LocalARStage, text: Any, params: ARSamplingParams = ARSamplingPar
 
 
 def send(stage: LocalARStage, text: Any, params: ARSamplingParams, **options: Any) -> "Future[Output]":
-    return stage.submit({"prompt": text}, params, request_id=options.pop("request_id", "r"), **options)
+    request = Request(request_id=options.pop("request_id", "r"), prompt=text, sampling=params)
+    return stage.submit(request, options.pop("on_progress", None))
 
 
 def seeded(seed: int, **changes: Any) -> ARSamplingParams:

@@ -91,7 +91,7 @@ def test_empty_mappings_are_defaults() -> None:
         (("stage_id: 1", "? [a]\n    : 3\n    stage_id: 1"), "line 7: a key is no text"),
         (("on_error: user_prompt", "on_error: ignore"), "line 18: on_error is 'ignore'"),
         (("    model: demo\n", ""), "line 7: the stage has no model"),
-        (("stage_args:", "stages:"), "line 1: expected `stage_args:`"),
+        (("stage_args:", "stage:"), "line 1: expected `stage_args:`"),
         (("model: demo-expand", "model: [demo"), "line 5: not plain YAML"),
         (("    model: demo\n", "    model: demo\n    model: demo\n"), "line 10: 'model' stands there twice"),
     ],
@@ -100,6 +100,53 @@ def test_errors_name_the_line(change: tuple[str, str], message: str) -> None:
     assert change[0] in GOOD
     with pytest.raises(InvalidRequestError, match=message):
         parse_deploy_config(GOOD.replace(*change, 1))
+
+
+VLLM_OMNI = """\
+async_chunk: false
+trust_remote_code: true
+dtype: float32
+stages:
+  - stage_id: 0
+    max_num_seqs: 3
+    gpu_memory_utilization: 0.6
+    enforce_eager: true
+    tensor_parallel_size: 1
+    enable_prefix_caching: false
+    devices: "0,1"
+    num_replicas: 2
+    default_sampling_params: {seed: 42, num_inference_steps: 5, guidance_scale: 1.5, height: 64, width: 64}
+"""
+
+
+def test_vllm_omnis_flat_keys_are_taken() -> None:
+    (stage,) = parse_deploy_config(VLLM_OMNI, model="demo")
+    assert (stage.stage_type, stage.model, stage.replicas, stage.device) == (
+        "diffusion", "demo", 2, ("cuda:0", "cuda:1"),
+    )  # fmt: skip
+    assert (stage.drawing_config().max_num_seqs, stage.drawing_config().memory_utilization) == (3, 0.6)
+    assert (stage.engine_args["dtype"], stage.sampling().seed, stage.sampling().width) == ("float32", 42, 64)
+    older = "stage_args:\n- {stage_type: diffusion, model: demo, runtime: {devices: '1', num_replicas: 1}}\n"
+    assert parse_deploy_config(older)[0].device == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("max_num_seqs: 3", "max_num_sequences: 3"), "line 6: .*'max_num_sequences'; did you mean 'max_num_seqs'"),
+        (("tensor_parallel_size: 1", "tensor_parallel_size: 4"), "line 9: tensor_parallel_size is 4: say num_replicas"),
+        (("async_chunk: false", "base_config: x.yaml"), "line 1: base_config: files are whole here"),
+        (("async_chunk: false", "asynchronous: true"), "unknown key 'asynchronous'"),
+        (("dtype: float32", "quantization: fp8"), "line 3: quantization: say quantize"),
+        (("stages:", "stages:\n  - stage_id: 1"), "line 4: 2 stages say no stage_type and model"),
+        (("seed: 42", "top_k: 42"), "line 13: .*'top_k'"),
+        (("enforce_eager: true", "vae_use_slicing: true"), "line 8: vae_use_slicing: use --enable-vae-slicing"),
+    ],
+)
+def test_what_has_no_counterpart_of_vllm_omnis_is_refused_by_line(change: tuple[str, str], message: str) -> None:
+    assert change[0] in VLLM_OMNI
+    with pytest.raises(InvalidRequestError, match=message):
+        parse_deploy_config(VLLM_OMNI.replace(*change, 1), model="demo")
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

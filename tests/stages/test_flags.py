@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 from PIL import Image
 
-from interlace.cli import run
+from interlace.cli.flags.stages import StageFlags, stages_from_flags, stages_name
+from interlace.cli.main import run
 from interlace.config import EngineConfig
 from interlace.errors import InvalidRequestError
-from interlace.stages.flags import StageFlags, stages_from_flags, stages_name
 
 EXPAND = Path("examples/expand.yaml")
+NO_FLAGS = StageFlags()
 
 
 def test_no_flags_no_stages() -> None:
@@ -34,6 +36,19 @@ def test_flags_make_a_writer_and_a_painter() -> None:
     remote = stages_from_flags(StageFlags(ar_stage="qwen", ar_base_url="http://x/v1"), "demo")
     assert remote is not None
     assert remote[0].remote
+
+
+def test_what_a_language_models_server_takes_is_a_flag_with_several_values() -> None:
+    def command(name: str, *, flags: StageFlags = NO_FLAGS) -> tuple[str, StageFlags]:
+        return name, flags
+
+    app = App()
+    app.default(command)
+    words = ["demo", "--ar-stage", "qwen", "--ar-base-url", "http://x/v1", "--ar-input-modalities", "text", "audio"]
+    name, flags = app(words, result_action="return_value")
+    stages = stages_from_flags(flags, name)
+    assert stages is not None
+    assert stages[0].input_modalities == ("text", "audio")
 
 
 def test_a_deploy_files_own_words_win() -> None:
@@ -70,7 +85,8 @@ def test_the_name_of_stages_changes_with_what_changes_pictures() -> None:
 
 def test_a_bulk_run_through_stages_says_what_was_written_and_resumes(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    flags = ["t2i", "--deploy-config", str(EXPAND), "--prompt", "a star", "two circles", "--output-dir", str(out),
+    (tmp_path / "ideas.txt").write_text("a star\ntwo circles\n")
+    flags = ["t2i", "--deploy-config", str(EXPAND), "--prompts-file", str(tmp_path / "ideas.txt"), "-o", str(out),
              "--height", "64", "--width", "64", "--num-inference-steps", "1"]  # fmt: skip
     assert run(flags) == 0
     records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]

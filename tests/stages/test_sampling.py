@@ -2,7 +2,7 @@
 
 import torch
 
-from interlace.stages.sampling import gumbel, noise_key, warp
+from interlace.stages.language.sampling import gumbel, noise_key, warp
 
 
 def test_the_largest_of_scores_and_noise_is_a_sample_of_the_softmax() -> None:

@@ -66,13 +66,13 @@ def test_equal_prompts_are_encoded_once_for_all_stages(live: Live) -> None:
     caches = live.state.lanes.draw.omni.prompt_caches
     with live.http() as http:
         for prompt in ("a red circle", "two blue stars"):
-            before = caches.stats()[0]
+            before = caches.statistics()[0]
             assert http.post("/v1/images/generations", json={"prompt": prompt, **SMALL}).status_code == 200
-        after = caches.stats()[0]
+        after = caches.statistics()[0]
         metrics = http.get("/metrics").text
         info = http.get("/info").json()
-    assert len(caches.stats()) == 1
-    assert after["misses"] - before["misses"] == 2, "a prompt for each of two encoders; the empty one is known"
-    assert after["hits"] - before["hits"] == 6
-    assert f'interlace:prompt_cache_total{{model="demo-edit",outcome="hits"}} {after["hits"]}.0' in metrics
-    assert [stage["prompt_cache"]["hits"] for stage in info["stages"]] == [after["hits"]] * 2
+    assert len(caches.statistics()) == 1
+    assert after.misses - before.misses == 2, "a prompt for each of two encoders; the empty one is known"
+    assert after.hits - before.hits == 6
+    assert f'interlace:prompt_cache_total{{model="demo-edit",outcome="hits"}} {after.hits}.0' in metrics
+    assert [stage["prompt_cache"]["hits"] for stage in info["stages"]] == [after.hits] * 2

@@ -1,6 +1,6 @@
 """Tokens as text: nothing uncertain is told, whatever the pieces."""
 
-from interlace.stages.text_stream import TextStream
+from interlace.stages.language.text_stream import TextStream
 
 
 class Bytes:

@@ -5,7 +5,9 @@ from importlib.util import find_spec
 
 from .family import Family
 
-_MODULES = ("flux", "flux2", "qwen", "dit", "stable_diffusion", "controlnet", "kandinsky", "video", "more")
+_MODULES = (
+    "flux", "flux2", "qwen", "dit", "stable_diffusion", "controlnet", "kandinsky", "video", "films", "caching", "more",
+)  # fmt: skip
 
 
 def _collect() -> dict[str, Family]:

@@ -1,19 +1,23 @@
-"""Kandinsky 2.2, prior and decoder combined: a pipeline that owns other pipelines."""
+"""Kandinsky 2.2, prior and decoder combined: a pipeline that owns other pipelines. And Stable Cascade's decoder."""
 
 from typing import Any
 
 import torch
 from diffusers import (
     DDPMScheduler,
+    DDPMWuerstchenScheduler,
     KandinskyV22CombinedPipeline,
     PriorTransformer,
+    StableCascadeDecoderPipeline,
+    StableCascadeUNet,
     UnCLIPScheduler,
     UNet2DConditionModel,
     VQModel,
 )
+from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from .family import Family, finish, seeded, variations
+from .family import Family, finish, generator, seeded, variations
 from .stable_diffusion import _clip_projected
 from .tokenizers import clip_tokenizer
 
@@ -93,4 +97,51 @@ def _requests() -> list[dict[str, Any]]:
     )
 
 
-FAMILIES = {"kandinsky-2.2": Family("kandinsky-2.2", _build, _requests, denoisers=("unet", "prior_prior"))}
+def _cascade() -> Any:
+    with seeded():
+        decoder = StableCascadeUNet(
+            in_channels=4,
+            out_channels=4,
+            conditioning_dim=32,
+            block_out_channels=(16, 32),
+            num_attention_heads=(-1, 2),
+            down_num_layers_per_block=(1, 1),
+            up_num_layers_per_block=(1, 1),
+            block_types_per_layer=(
+                ("SDCascadeResBlock", "SDCascadeTimestepBlock"),
+                ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),
+            ),
+            clip_text_pooled_in_channels=32,
+            clip_seq=1,
+            effnet_in_channels=4,
+            pixel_mapper_in_channels=3,
+            timestep_conditioning_type=("sca",),
+        )
+        return finish(
+            StableCascadeDecoderPipeline(
+                decoder=decoder,
+                tokenizer=clip_tokenizer(),
+                text_encoder=_clip_projected(),
+                scheduler=DDPMWuerstchenScheduler(),
+                vqgan=PaellaVQModel(bottleneck_blocks=1, num_vq_embeddings=8, embed_dim=16),
+                latent_dim_scale=2.0,
+            )
+        )
+
+
+def _cascade_requests() -> list[dict[str, Any]]:
+    seen = [torch.randn(1, 4, 4, 4, generator=generator(number)) for number in range(4)]
+    return variations(
+        {"image_embeddings": seen[0], "guidance_scale": 2.0, "negative_prompt": "blurry"},
+        {"image_embeddings": seen[1], "guidance_scale": 0.0},
+        {"image_embeddings": seen[2], "guidance_scale": 3.0},
+        {"image_embeddings": seen[3], "guidance_scale": 1.5},
+        height=None,
+        width=None,
+    )
+
+
+FAMILIES = {
+    "kandinsky-2.2": Family("kandinsky-2.2", _build, _requests, denoisers=("unet", "prior_prior")),
+    "stable-cascade-decoder": Family("stable-cascade-decoder", _cascade, _cascade_requests, denoisers=("decoder",)),
+}

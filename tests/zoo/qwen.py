@@ -179,8 +179,7 @@ FAMILIES = {
             "glm-image",
             build_glm,
             glm_requests,
-            shares=False,
-            note="draws from torch's global generator; its transformer gets a cache object with state at every call",
+            note="draws from torch's global generator",
         ),
         Family("longcat-image-edit", lambda: _build_longcat(LongCatImageEditPipeline, 128), _longcat_edit),
     )

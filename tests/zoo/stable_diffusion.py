@@ -23,10 +23,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from .family import Family, finish, mask, picture, seeded, strengthen, variations
+from .family import Family, finish, mask, picture, randomise_zero_parameters, seeded, strengthen, variations
 from .parts import clip_text, t5_text, vae
 from .tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -110,7 +110,8 @@ def _lora() -> Any:
     config = LoraConfig(r=2, target_modules=layers[:3], init_lora_weights=False)
     pipeline.unet.add_adapter(config)
     for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
-        encoder.add_adapter(LoraConfig(r=2, target_modules=layers[3:], init_lora_weights=False))
+        # Not `add_adapter`, which asks transformers' own newest peft for the same injection.
+        inject_adapter_in_model(LoraConfig(r=2, target_modules=layers[3:], init_lora_weights=False), encoder)
     return finish(pipeline)
 
 
@@ -149,7 +150,7 @@ def _sd35(pipeline_class: type = StableDiffusion3Pipeline) -> Any:
     return _sd3(pipeline_class, 16, patch_size=2, num_layers=3, dual_attention_layers=(0, 1), qk_norm="rms_norm")
 
 
-def _controlnet() -> Any:
+def _control() -> ControlNetModel:
     control = ControlNetModel(
         block_out_channels=(8, 16),
         layers_per_block=1,
@@ -161,7 +162,31 @@ def _controlnet() -> Any:
         attention_head_dim=4,
     )
     strengthen(control.controlnet_cond_embedding, 4.0)
-    return _sd(StableDiffusionControlNetPipeline, controlnet=control)
+    return control
+
+
+def controlnet(seed: int) -> ControlNetModel:
+    """One for the tiny Stable Diffusion, by itself."""
+    with seeded(seed):
+        control = _control()
+        randomise_zero_parameters(control)
+        return control.eval()
+
+
+def tiny(*, crossing_first: bool = False) -> Any:
+    """The tiny Stable Diffusion, with a DDIM solver; its first block may be one that attends to the text, as in 1.5."""
+    pipeline = FAMILIES["sd15-ddim"].build()
+    if crossing_first:
+        with seeded(4):
+            blocks = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+            pipeline.register_modules(unet=_unet(down_block_types=blocks[0], up_block_types=blocks[1]).eval())
+            randomise_zero_parameters(pipeline.unet)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _controlnet() -> Any:
+    return _sd(StableDiffusionControlNetPipeline, controlnet=_control())
 
 
 def _texts(**common: Any) -> list[dict[str, Any]]:
@@ -231,7 +256,7 @@ _ALL = (
         lambda: _pictures(image_guidance_scale=lambda n: 1.0 + 0.2 * n),
     ),
     _family("sd15-controlnet", _controlnet, lambda: _pictures(sized=True), denoisers=("unet", "controlnet")),
-    _family("sd15-pag", lambda: _sd(StableDiffusionPAGPipeline, pag_applied_layers=["mid"]), _texts, shares=False),
+    _family("sd15-pag", lambda: _sd(StableDiffusionPAGPipeline, pag_applied_layers=["mid"]), _texts),
     _family("sdxl", lambda: _xl(StableDiffusionXLPipeline), _texts),
     _family("sdxl-img2img", lambda: _xl(StableDiffusionXLImg2ImgPipeline), lambda: _pictures(strength=lambda n: 0.8)),
     _family("sdxl-lora-scales", _lora, _lora_requests),

@@ -36,21 +36,13 @@ from .stable_diffusion import _sd_vae, _unet
 from .tokenizers import clip_tokenizer, t5_tokenizer
 
 
-def _wan_transformer() -> WanTransformer3DModel:
-    transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=256,
-        ffn_dim=32,
-        num_layers=2,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
-    )
+def _wan_transformer(**more: Any) -> WanTransformer3DModel:
+    settings = {
+        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 16,
+        "out_channels": 16, "text_dim": 32, "freq_dim": 256, "ffn_dim": 32, "num_layers": 2, "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 32,
+    }  # fmt: skip
+    transformer = WanTransformer3DModel(**settings | more)
     strengthen(transformer)
     return transformer
 

@@ -1,4 +1,4 @@
-"""A bulk command without a model, for tests of many processes: `python sharded.py FOLDER NUM_IMAGES [FLAGS]`.
+"""A bulk command without a model, for tests of many processes: `python partitioned.py FOLDER NUM_IMAGES [FLAGS]`.
 
 Takes the flags of nodes and processes, and --fail NAME.
 """
@@ -12,14 +12,14 @@ from typing import Any
 from cyclopts import App
 from fake_generator import BROKEN, FakeGenerator
 
-from interlace.bulk.flags import NodeFlags
-from interlace.bulk.node import run_node
-from interlace.bulk.nodes import place
+from interlace.bulk.input.rows import Job, Rows
+from interlace.bulk.launch.node import run_node
+from interlace.bulk.launch.nodes import place
+from interlace.bulk.launch.worker import Work, is_worker, run_worker
+from interlace.bulk.output.sink import ModelId, Sink, SinkOptions
 from interlace.bulk.plan import RunOptions
-from interlace.bulk.rows import Job, Rows
 from interlace.bulk.run import run_bulk
-from interlace.bulk.sink import ModelId, Sink, SinkOptions
-from interlace.bulk.worker import Work, is_worker, run_worker
+from interlace.cli.flags.bulk import NodeFlags
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 

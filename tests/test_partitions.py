@@ -1,4 +1,4 @@
-"""bulk/shards.py, bulk/nodes.py, bulk/parts.py: whose a row is, which node this is, and what parts add up to."""
+"""Partitions, nodes and parts: whose a row is, which node this is, what parts add up to."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,15 @@ from fake_generator import picture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlace.bulk.failures import gather_failures
-from interlace.bulk.flags import NodeFlags
-from interlace.bulk.index import Index
-from interlace.bulk.manifest import image_name, read_manifest
-from interlace.bulk.nodes import place
-from interlace.bulk.parts import gather_parts, known_images
-from interlace.bulk.rows import BadRow, Job, Row, Rows
-from interlace.bulk.shards import Shard, ShardRows, row_hash
-from interlace.bulk.sink import Sink
+from interlace.bulk.input.rows import BadRow, Job, Row, Rows
+from interlace.bulk.launch.nodes import place
+from interlace.bulk.launch.partition import Partition, PartitionRows, row_hash
+from interlace.bulk.output.failures import gather_failures
+from interlace.bulk.output.index import Index
+from interlace.bulk.output.manifest import image_name, read_manifest
+from interlace.bulk.output.parts import gather_parts, known_images
+from interlace.bulk.output.sink import Sink
+from interlace.cli.flags.bulk import NodeFlags
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
@@ -30,7 +30,7 @@ def test_every_id_has_exactly_one_owner_also_where_nodes_differ_in_processes(
         (rank, process)
         for rank in range(num_nodes)
         for process in range(num_processes[rank])
-        if Shard(
+        if Partition(
             node_rank=rank, num_nodes=num_nodes, process=process, num_processes=num_processes[rank]
         ).owns(row_id)
     ]  # fmt: skip
@@ -43,20 +43,20 @@ def test_the_division_is_the_same_for_ever_and_even() -> None:
     for number in range(6000):
         for process in range(3):
             for rank in range(2):
-                shard = Shard(node_rank=rank, num_nodes=2, process=process, num_processes=3)
-                shares[3 * rank + process] += shard.owns(f"{number:06d}")
+                partition = Partition(node_rank=rank, num_nodes=2, process=process, num_processes=3)
+                shares[3 * rank + process] += partition.owns(f"{number:06d}")
     assert sum(shares) == 6000
     assert min(shares) > 900
 
 
-def test_shards_agree_on_whose_a_disputed_name_is(tmp_path: Path) -> None:
+def test_partitions_agree_on_whose_a_disputed_name_is(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text(
         '{"id": "a", "prompt": "x", "num_images": 2}\n{"id": "a_01", "prompt": "y"}\n{"id": "b", "height": -1}\n'
     )
     rows = Rows.from_file(file, SamplingParams())
-    found = [list(ShardRows(rows, Shard(process=process, num_processes=2))) for process in range(2)]
-    kinds = sorted((row.id or "", type(row)) for shard in found for row in shard)
+    found = [list(PartitionRows(rows, Partition(process=process, num_processes=2))) for process in range(2)]
+    kinds = sorted((row.id or "", type(row)) for partition in found for row in partition)
     assert kinds == [("a", Row), ("a_01", BadRow), ("b", BadRow)]
 
 
@@ -122,7 +122,7 @@ def test_each_process_has_its_gpu() -> None:
         place(NodeFlags(num_gpus=1), "cpu", visible)
 
 
-ONE, OTHER = Shard(process=0, num_processes=2), Shard(process=1, num_processes=2)
+ONE, OTHER = Partition(process=0, num_processes=2), Partition(process=1, num_processes=2)
 
 
 def make_job(name: str, **sampling: Any) -> Job:
@@ -133,8 +133,8 @@ def write(sink: Sink, job: Job) -> None:
     sink.write(job, picture(job), {"prompt": job.prompt, "seed": job.sampling.seed}, {})
 
 
-def mine(shard: Shard, count: int = 3) -> list[str]:
-    return [name for name in map(str, range(100)) if shard.owns(name)][:count]
+def mine(partition: Partition, count: int = 3) -> list[str]:
+    return [name for name in map(str, range(100)) if partition.owns(name)][:count]
 
 
 def names_of(index: Index) -> set[str]:
@@ -143,7 +143,7 @@ def names_of(index: Index) -> set[str]:
 
 def test_parts_become_one_manifest_in_the_order_asked_for(tmp_path: Path) -> None:
     names = [*mine(OTHER), *mine(ONE)]
-    with Sink(tmp_path, shard=ONE) as one, Sink(tmp_path, shard=OTHER) as other:
+    with Sink(tmp_path, partition=ONE) as one, Sink(tmp_path, partition=OTHER) as other:
         for name in mine(ONE):
             write(one, make_job(name))
         for name in mine(OTHER):
@@ -158,7 +158,7 @@ def test_parts_become_one_manifest_in_the_order_asked_for(tmp_path: Path) -> Non
 
 def test_a_plain_run_takes_over_what_parts_say(tmp_path: Path) -> None:
     (name, *_) = mine(ONE)
-    with Sink(tmp_path, shard=ONE) as sink:
+    with Sink(tmp_path, partition=ONE) as sink:
         write(sink, make_job(name))
         sink.fail(make_job("lost"), "why", "Error")
         sink.write_summary({"done": 1})
@@ -174,21 +174,21 @@ def test_a_shard_knows_its_own_rows_from_all_files_and_leaves_the_others_lines_a
     theirs, ours = mine(OTHER)[0], mine(ONE)[0]
     with Sink(tmp_path) as sink:
         write(sink, make_job(ours))
-    everything = Shard()
-    with Sink(tmp_path, shard=everything) as sink:  # the same part name as ONE, before the rows were divided anew
+    everything = Partition()
+    with Sink(tmp_path, partition=everything) as sink:  # the same part name as ONE, before the rows were divided anew
         write(sink, make_job(theirs))
-    with Sink(tmp_path, shard=ONE) as sink:
+    with Sink(tmp_path, partition=ONE) as sink:
         assert (len(sink.images), ours in sink.images) == (1, True)
-    with Sink(tmp_path, shard=OTHER) as sink:
+    with Sink(tmp_path, partition=OTHER) as sink:
         assert (len(sink.images), theirs in sink.images) == (1, True)
     assert names_of(known_images(tmp_path)) == {ours, theirs}
 
 
 def test_where_two_parts_disagree_the_file_decides(tmp_path: Path) -> None:
     job, again = make_job("7"), make_job("7", seed=2)
-    for shard in (Shard(process=1, num_processes=9), Shard(process=0, num_processes=9)):
-        with Sink(tmp_path, shard=shard) as sink:
-            write(sink, again if shard.process == 0 else job)
+    for partition in (Partition(process=1, num_processes=9), Partition(process=0, num_processes=9)):
+        with Sink(tmp_path, partition=partition) as sink:
+            write(sink, again if partition.process == 0 else job)
     assert known_images(tmp_path).record("7")["seed"] == 2
 
 
@@ -196,11 +196,11 @@ def test_a_line_that_is_being_written_is_no_news_and_hides_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = mine(ONE)[0], mine(OTHER)[0]
-    with Sink(tmp_path, shard=OTHER) as sink:
+    with Sink(tmp_path, partition=OTHER) as sink:
         write(sink, make_job(theirs))
     part = tmp_path / "manifest.0-1.jsonl"
     part.write_bytes(part.read_bytes() + b'{"file": "x')
-    with Sink(tmp_path, shard=ONE) as sink:
+    with Sink(tmp_path, partition=ONE) as sink:
         write(sink, make_job(ours))
     assert caplog.records == []
     with Sink(tmp_path) as sink:

@@ -1,0 +1,273 @@
+"""What lies between a client and the server: proxies, prefixes, idle connections, silence, HEAD, clients that leave."""
+
+import itertools
+import json
+import logging
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from interlace import AsyncOmni
+from interlace.errors import InvalidRequestError
+from interlace.serve.http.forwarded import check_root_path
+from interlace.serve.settings import ServeSettings
+from serve.live import SMALL, Live, png, running, until
+
+Engines = tuple[AsyncOmni, AsyncOmni]
+PATH = "/v1/images/generations"
+URL = {"prompt": "a star", **SMALL, "response_format": "url"}
+SEEN = {"X-Forwarded-For": "203.0.113.9, 127.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "draw.example",
+        "X-Forwarded-Prefix": "/art"}  # fmt: skip
+
+
+def test_a_trusted_proxy_says_how_the_client_sees_the_server(server: Live, caplog: pytest.LogCaptureFixture) -> None:
+    with server.http() as http, caplog.at_level(logging.INFO, "interlace.access"):
+        url = http.post(PATH, json=URL, headers=SEEN).json()["data"][0]["url"]
+        assert url.startswith("https://draw.example/art/files/")
+        assert http.get(url.removeprefix("https://draw.example/art"), headers=SEEN).status_code == 200
+        assert http.get(url.removeprefix("https://draw.example"), headers=SEEN).status_code == 200, "not stripped"
+        assert http.get("/art/static/app.js", headers=SEEN).status_code == 200
+        assert http.get("/docs", headers=SEEN).status_code == 200
+    line = json.loads(caplog.records[0].getMessage())
+    assert (line["client"], line["path"]) == ("ip:203.0.113.9", "/art" + PATH)
+
+
+def test_strangers_are_not_believed(engines: Engines) -> None:
+    with running(*engines, forwarded_allow_ips=("10.0.0.0/8",)) as live, live.http() as http:
+        url = http.post(PATH, json=URL, headers=SEEN).json()["data"][0]["url"]
+        assert url.startswith(f"{live.url}/files/")
+        assert http.get("/art/health", headers=SEEN).status_code == 404
+
+
+@pytest.mark.parametrize("bad", ["<script>", "a b", "example.org/x", "[::1", ""])
+def test_a_host_that_is_none_is_not_put_into_urls(server: Live, bad: str) -> None:
+    with server.http() as http:
+        made = http.post(PATH, json=URL, headers={"X-Forwarded-Host": bad, "X-Forwarded-Prefix": f"/{bad}?"}).json()
+    assert made["data"][0]["url"].startswith(f"{server.url}/files/")
+
+
+def test_a_root_path_of_its_own(engines: Engines) -> None:
+    with running(*engines, root_path="/art/") as live, live.http() as http:
+        assert http.post(PATH, json=URL).json()["data"][0]["url"].startswith(f"{live.url}/art/files/")
+        assert http.get("/art/v1/models").status_code == 200
+        assert http.get("/v1/models").status_code == 200
+    for bad in ("art", "/a b", "/../x y"):
+        with pytest.raises(InvalidRequestError, match="root_path"):
+            check_root_path(bad)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/docs", "/openapi.json", "/health", "/liveness", "/version", "/metrics", "/info", "/v1/models",
+     "/v1/models/demo", "/v1/stats", "/v1/requests", "/static/app.js", "/v1beta/models", "/nothing", "/v1/videos",
+     "/sdapi/v1/options"],
+)  # fmt: skip
+def test_head_is_get_without_a_body(server: Live, path: str) -> None:
+    with server.http() as http:
+        head, get = http.head(path), http.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    for name in ("content-type", "cache-control"):
+        assert head.headers.get(name) == get.headers.get(name)
+    if path not in ("/metrics", "/v1/stats", "/info", "/v1/requests"):  # whose bodies change
+        assert head.headers["content-length"] == get.headers["content-length"]
+
+
+def test_head_of_a_stream_of_events_ends(server: Live) -> None:
+    with server.http() as http:
+        job = http.post(PATH, json={"prompt": "a", "size": "64x64", "num_inference_steps": 100, "async": True}).json()
+        head = http.head(f"/v1/requests/{job['id']}/events", timeout=10)
+        assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        assert http.get("/liveness").status_code == 200, "the connection is still good"
+        http.delete(f"/v1/requests/{job['id']}")
+
+
+def test_no_stream_is_silent_for_longer_than_it_may(engines: Engines) -> None:
+    """While steps run nothing else is sent: measured, with a generous margin for a busy machine."""
+    body = {"prompt": "a", "size": "128x128", "num_inference_steps": 60, "stream": True}
+    chat = {"messages": [{"role": "user", "content": "a"}], **body}
+    chat.pop("prompt")
+    with running(*engines, stream_keep_alive_s=0.2) as live, live.http() as http:
+        for path, sent in ((PATH, body), ("/v1/chat/completions", chat), ("/v1/responses", {"input": "a", **chat})):
+            asked = {name: value for name, value in sent.items() if path != "/v1/responses" or name != "messages"}
+            asked.pop("size") if path == "/v1/responses" else None
+            times, comments = [time.monotonic()], 0
+            with http.stream("POST", path, json=asked) as stream:
+                assert stream.status_code == 200
+                for chunk in stream.iter_raw():
+                    times.append(time.monotonic())
+                    comments += chunk.count(b": keep-alive")
+            assert comments >= 2
+            longest = max(b - a for a, b in itertools.pairwise(times))
+            assert longest < 3.0, f"{path} was silent for {longest:.1f} s"
+
+
+def answered(sock: socket.socket) -> bytes:
+    """The whole answer of /liveness."""
+    data = b""
+    while not data.endswith(b"}"):
+        data += sock.recv(4096)
+    return data
+
+
+def test_idle_connections_live_as_long_as_the_flag_says(engines: Engines) -> None:
+    assert ServeSettings().idle_timeout_s == 75.0
+    with running(*engines, idle_timeout_s=2.0, header_timeout_s=0.5) as live:
+        host, port = live.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as sock:
+            ask = b"GET /liveness HTTP/1.1\r\nHost: x\r\n\r\n"
+            sock.sendall(ask)
+            assert b"200" in answered(sock)
+            time.sleep(1.0)  # longer than a head may take: an idle connection is none
+            sock.sendall(ask)
+            assert b"200" in answered(sock)
+            sock.sendall(ask[:10])  # a head that is not finished
+            start = time.monotonic()
+            assert sock.recv(4096) == b""
+            assert time.monotonic() - start < 10
+        with socket.create_connection((host, int(port)), timeout=20) as sock:
+            sock.sendall(ask)
+            assert b"200" in answered(sock)
+            assert sock.recv(4096) == b"", "after two idle seconds"
+
+
+def test_private_network_preflights_of_allowed_origins(engines: Engines) -> None:
+    asks = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Private-Network": "true"}  # fmt: skip
+    with running(*engines, cors_origin=("https://app.example",)) as live, live.http() as http:
+        allowed = http.options(PATH, headers=asks)
+        assert allowed.headers["access-control-allow-private-network"] == "true"
+        assert http.options(PATH, headers={**asks, "Origin": "https://evil.example"}).status_code == 400
+
+
+def leave(live: Live, path: str, body: dict) -> str:
+    """A client that goes away in the middle; the id of its request."""
+    name = f"left-{path.rpartition('/')[2]}-{body.get('stream', False)}"
+    with live.http(headers={"X-Request-Id": name}) as http, pytest.raises(httpx.ReadTimeout):
+        http.post(path, json=body, timeout=httpx.Timeout(20, read=0.5))
+    return name
+
+
+def test_a_client_that_leaves_is_499_everywhere(server: Live, caplog: pytest.LogCaptureFixture) -> None:
+    long = {"size": "128x128", "num_inference_steps": 120}
+    chat = {"messages": [{"role": "user", "content": "a"}]}
+    asked = [(PATH, {"prompt": "a", **long}), (PATH, {"prompt": "a", "stream": True, **long}),
+             ("/v1/chat/completions", {**chat, **long}), ("/v1/chat/completions", {**chat, "stream": True, **long}),
+             ("/generate", {"prompt": "a", "sampling_params": {"num_inference_steps": 120}})]  # fmt: skip
+    with server.http() as http, caplog.at_level(logging.INFO, "interlace.access"):
+        before = left_so_far(http)
+        for path, body in asked:
+            name = leave(server, path, body)
+            until(lambda: any(name in record.getMessage() for record in caplog.records))  # noqa: B023
+            job = http.get(f"/v1/requests/{name}").json()
+            assert (job["status"], job["error"]["code"]) == ("failed", "client_closed_request"), path
+        lines = [json.loads(record.getMessage()) for record in caplog.records]
+        assert [line["status"] for line in lines if line["id"].startswith("left-")] == [499] * len(asked)
+        after = left_so_far(http)
+    assert {name: after[name] - before.get(name, 0) for name in after} == {
+        PATH: 2,
+        "/v1/chat/completions": 2,
+        "chat": 2,
+    }
+
+
+def left_so_far(http: httpx.Client) -> dict[str, float]:
+    """From the metrics: answers 499 by path, and chats whose clients left."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(http.get("/metrics").text):
+        for sample in family.samples:
+            labels = sample.labels
+            if sample.name == "interlace:http_response_total" and labels["status"] == "499":
+                found[labels["path"]] = sample.value
+            elif sample.name == "interlace:request_total" and labels["outcome"] == "client_closed_request":
+                found[labels["kind"]] = sample.value
+    return {name: found.get(name, 0.0) for name in (PATH, "/v1/chat/completions", "chat")}
+
+
+def test_ids_belong_to_their_keys(engines: Engines) -> None:
+    body = {"prompt": "a", "size": "64x64", "num_inference_steps": 60, "async": True}
+    with running(*engines, api_key=("one", "two")) as live, live.http() as http:
+        for key in ("one", "two"):
+            headers = {"Authorization": f"Bearer {key}", "X-Request-Id": "same"}
+            made = http.post(PATH, json={**body, "prompt": key}, headers=headers)
+            assert made.status_code == 202, "another key's id is not in use for this one"
+            assert http.post(PATH, json=body, headers=headers).status_code == 409
+        for key in ("one", "two"):
+            mine = {"Authorization": f"Bearer {key}"}
+            assert http.get("/v1/requests/same", headers=mine).json()["prompt"] == key
+            assert [job["prompt"] for job in http.get("/v1/requests", headers=mine).json()["data"]] == [key]
+        assert http.delete("/v1/requests/same", headers={"Authorization": "Bearer one"}).json()["aborted"]
+        left = http.get("/v1/requests/same", headers={"Authorization": "Bearer two"}).json()
+        assert left["error"] is None, "the other's request goes on"
+        http.delete("/v1/requests/same", headers={"Authorization": "Bearer two"})
+
+
+def test_health_is_never_logged(server: Live, caplog: pytest.LogCaptureFixture) -> None:
+    with server.http() as http, caplog.at_level(logging.INFO, "interlace.access"):
+        for path in ("/health", "/liveness"):
+            http.get(path)
+        http.get("/version")
+        threading.Event().wait(0.2)
+    assert [json.loads(one.getMessage())["path"] for one in caplog.records if one.name == "interlace.access"] == [
+        "/version"
+    ]
+
+
+def test_warnings_are_in_the_answer_the_header_and_the_log(server: Live, caplog: pytest.LogCaptureFixture) -> None:
+    sent = {"prompt": "a star", **SMALL, "style": "vivid", "metadata": {"a": "ü\n"}, "temperature": 0.2, "tools": []}
+    with server.http() as http, caplog.at_level(logging.INFO, "interlace.access"):
+        plain = http.post(PATH, json={"prompt": "a star", **SMALL})
+        assert "warnings" not in plain.json()
+        assert "x-interlace-warnings" not in plain.headers
+        got = http.post(PATH, json=sent)
+        names = [text.partition(" ")[0] for text in got.json()["warnings"]]
+        assert names == ["style", "metadata", "temperature"]
+        assert got.headers["x-interlace-warnings"].startswith("style is ignored: ")
+        form = {"prompt": (None, "a"), "size": (None, "64x64"), "num_inference_steps": (None, "2"),
+                "input_fidelity": (None, "high"), "image": ("a.png", png())}  # fmt: skip
+        edited = http.post("/v1/images/edits", files=form)
+        assert edited.json()["warnings"][0].startswith("input_fidelity")
+        items = {"prompt": [{"prompt": "a", "bot_task": "think"}, "b"], "sampling_params": {**SMALL, "style": "x"}}
+        assert [text.split(" ")[0] for text in http.post("/generate", json=items).json()["warnings"]] == [
+            "style", "bot_task"]  # fmt: skip
+    logged = [json.loads(record.getMessage()).get("warnings") for record in caplog.records]
+    assert got.json()["warnings"] in logged
+
+
+def test_strict_fields_refuse_what_would_be_ignored(engines: Engines) -> None:
+    with running(*engines, strict_fields=True) as live, live.http() as http:
+        for field, value in (("style", "vivid"), ("partial_images", 2), ("output_compression", 50)):
+            got = http.post(PATH, json={"prompt": "a", **SMALL, field: value})
+            assert (got.status_code, got.json()["error"]["param"]) == (400, field)
+        assert http.post(PATH, json={"prompt": "a", **SMALL, "tools": [], "style": None}).status_code == 200
+
+
+def test_sizes_that_the_model_cannot_make(engines: Engines, server: Live) -> None:
+    with running(*engines, size_policy="nearest") as live, live.http() as http:
+        got = http.post(PATH, json={"prompt": "a", "num_inference_steps": 1, "size": "1792x1024"}).json()
+        assert got["size"] == "192x112"
+        assert got["warnings"] == ["size 1792x1024 is not made here: 192x112 is the nearest that demo makes"]
+        sides = http.post(PATH, json={"prompt": "a", "num_inference_steps": 1, "width": 100, "height": 70}).json()
+        assert sides["size"] == "96x64"
+    with server.http() as http:
+        wide = http.post(PATH, json={"prompt": "a", "num_inference_steps": 1, "aspect_ratio": "16:9"}).json()
+        assert wide["size"] == "176x96"
+        for sent, param in (({"size": "70x64"}, "size"), ({"width": 64, "height": 70}, "height")):
+            error = http.post(PATH, json={"prompt": "a", **sent}).json()["error"]
+            assert error["param"] == param
+            assert "70 is not a multiple of 16" in error["message"]
+
+
+def test_answers_as_files_and_by_url(engines: Engines) -> None:
+    body = {"prompt": "a", **SMALL}
+    with running(*engines, response_format="url", model_alias=("dall-e-3",)) as live, live.http() as http:
+        assert "url" in http.post(PATH, json=body).json()["data"][0]
+        assert "b64_json" in http.post(PATH, json={**body, "response_format": "b64_json"}).json()["data"][0]
+    with running(*engines, model_alias=("dall-e-3", "gpt-image-1")) as live, live.http() as http:
+        assert "url" in http.post(PATH, json={**body, "model": "dall-e-3"}).json()["data"][0]
+        assert "b64_json" in http.post(PATH, json={**body, "model": "gpt-image-1"}).json()["data"][0]
+        file = http.post(PATH, json={**body, "response_format": "file", "output_format": "webp"})
+        assert (file.headers["content-type"], file.content[8:12]) == ("image/webp", b"WEBP")
