@@ -14,7 +14,7 @@ from training.words import MAX_TOKENS
 
 EDITS_FROM = 0.25  # of the training
 SHORT_SHARE = 0.3  # of captions
-SIZE_SHARES = {"base": 0.84, "small": 0.08, "other": 0.08}
+OTHER_SHARE = 0.16  # of batches of other sizes than 128x128
 
 
 class Batch(NamedTuple):
@@ -33,8 +33,8 @@ class Batch(NamedTuple):
 class Shards:
     """The latents on disk. New shards are noticed while the training runs."""
 
-    def __init__(self, folder: Path, *, easy_share: float, edit_share: float) -> None:
-        self._easy_share, self._edit_share = easy_share, edit_share
+    def __init__(self, folder: Path, *, easy_share: float, edit_share: float, other_share: float = OTHER_SHARE) -> None:
+        self._easy_share, self._edit_share, self._other_share = easy_share, edit_share, other_share
         self._folder, self._shards = folder, dict[str, dict[str, Any]]()
         self.mean, self.std = 0.0, 1.0
 
@@ -54,10 +54,8 @@ class Shards:
 
     def batch(self, rng: random.Random, count: int, progress: float) -> Batch:
         """Texts with what they ask for. At first single things on plain backgrounds, no edits."""
-        wanted = rng.choices(list(SIZE_SHARES), list(SIZE_SHARES.values()))[0]
         edit = progress > EDITS_FROM and rng.random() < self._edit_share
-        shards = [shard for _, shard in sorted(self._shards.items())]
-        shards = [shard for shard in shards if self._kind(shard) == wanted] or shards
+        shards = self._of_one_kind(rng)
         shard = rng.choices(shards, [len(shard["before" if edit else "latents"]) for shard in shards])[0]
         tokens = self._tokens(shard)
         rows = max(round(count * (64 + MAX_TOKENS) / (tokens * (1 + edit) + MAX_TOKENS)), 4)
@@ -75,6 +73,15 @@ class Shards:
         scenes = [shard["scenes"][i] for i in picks]
         texts = [caption(scene, rng, short=short) for scene in scenes]
         return Batch(texts, self._scale(shard["latents"][picks]), scenes)
+
+    def _of_one_kind(self, rng: random.Random) -> list[dict[str, Any]]:
+        """The shards of 128x128, of 64x64 or of all other sizes, by what there is and its share."""
+        kinds = dict[str, list[dict[str, Any]]]()
+        for _, shard in sorted(self._shards.items()):
+            kinds.setdefault(self._kind(shard), []).append(shard)
+        others = self._other_share / max(len(kinds) - ("base" in kinds), 1)
+        shares = [1 - self._other_share if kind == "base" else others for kind in kinds]
+        return rng.choices(list(kinds.values()), shares)[0]
 
     @staticmethod
     def _kind(shard: dict[str, Any]) -> str:

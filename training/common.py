@@ -57,6 +57,14 @@ class Average:
                 parameter.copy_(self.values[name])
 
 
+def size_of(text: str) -> tuple[int, int]:
+    """Width and height of "160x112"."""
+    width, by, height = text.partition("x")
+    if not (by and width.isdigit() and height.isdigit() and int(width) % 16 == int(height) % 16 == 0):
+        raise ValueError(f"{text!r} is no size: give WIDTHxHEIGHT in multiples of 16, as 160x112")
+    return int(width), int(height)
+
+
 def save_checkpoint(path: Path, **state: Any) -> None:
     """Whole or not at all."""
     temporary = path.with_suffix(".tmp")

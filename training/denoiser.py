@@ -14,10 +14,11 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from training.batches import Batch, Shards
+from training.batches import OTHER_SHARE, Batch, Shards
 from training.captions import in_order
 from training.common import Average, Bar, Budget, falling, learning_rate, load_checkpoint, save_checkpoint
 from training.probes import Known, Probes, cells_of, changed, facts_of
+from training.start import PROBE_RATE, begin_from, choose_what_learns
 from training.vae import LATENT_CHANNELS
 from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
 
@@ -27,6 +28,7 @@ STRANGE_SHARE = 0.1  # of texts that get words which the model does not know
 NOISE_BIAS = 1.1  # flat pictures show through much noise: what goes where is decided early
 THINGS_COUNT = 2.0  # times as much as the background, in the error of the latents
 NEARLY_NOISE = 0.06  # noise levels from 1 minus this on are "high"
+HIGH_SHARE = 0.3  # of high levels, once the usual ones are in
 
 
 class Model(nn.Module):
@@ -96,6 +98,7 @@ def loss_of(
     *,
     progress: float,
     device: str,
+    high_share: float = HIGH_SHARE,
 ) -> torch.Tensor:
     """Flow matching: at x = (1 - s) data + s noise the target is noise - data.
 
@@ -107,7 +110,7 @@ def loss_of(
     tokens = words(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
     noise = torch.randn_like(latents)
     sigmas = torch.sigmoid(NOISE_BIAS + torch.randn(len(latents), device=device))
-    high = torch.rand_like(sigmas) < 0.3 + 0.7 * falling(progress, 0.25, 0.6)
+    high = torch.rand_like(sigmas) < high_share + (1 - high_share) * falling(progress, 0.25, 0.6)
     sigmas = torch.where(high, 1 - NEARLY_NOISE * torch.rand_like(sigmas), sigmas)
     noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
     known = _known(batch, tokens, words, latents.shape[2] // 2, latents.shape[3] // 2)
@@ -149,13 +152,16 @@ def train(
     peak: float,
     seed: int,
     resume_at: float | None = None,
+    init_from: Path | None = None,
+    high_share: float = HIGH_SHARE,
     device: str = "cpu",
     compiled: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Train or resume in `folder`; checkpoint.pt holds all that is needed to go on and to export.
 
     `resume_at` (with minutes) says how far the schedule is taken to be, in place of what the checkpoint says: to train
-    on after its end.
+    on after its end. `init_from` is a finished model to train on, with the mixture of the schedule's end.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -163,7 +169,9 @@ def train(
     model = Model(len(words)).to(device)
     fast = torch.compile(model, dynamic=False) if compiled else model
     shards.refresh()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    if init_from:
+        shards.mean, shards.std = begin_from(model, init_from)
+    optimizer = _optimizer(model, peak, PROBE_RATE if init_from else 1.0)
     average, step, done = Average(model, 0.999), 0, 0.0
     if state := load_checkpoint(folder / "checkpoint.pt"):
         model.load_state_dict(state["model"])
@@ -176,11 +184,17 @@ def train(
     while (progress := budget.progress(step)) < 1:
         bar.update(progress)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, peak)
+            group["lr"] = learning_rate(progress, peak) * group["times"]
+        if init_from:
+            choose_what_learns(model, step)
+        phase = 1.0 if init_from else progress
         rng = random.Random(seed * 10**9 + step)
-        chosen = shards.batch(rng, batch, progress)
+        chosen = shards.batch(rng, batch, phase)
         base = chosen.latents.shape[-2:] == (16, 16)  # compiling for every size would take longer than it saves
-        loss = loss_of(fast if base else model, words, chosen, rng, progress=progress, device=device)
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            loss = loss_of(
+                fast if base else model, words, chosen, rng, progress=phase, device=device, high_share=high_share
+            )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -195,6 +209,14 @@ def train(
         if step % 150 == 0:
             _save(folder, model, optimizer, average, step, progress, shards)
     _save(folder, model, optimizer, average, step, 1.0, shards)
+
+
+def _optimizer(model: Model, peak: float, probes: float) -> torch.optim.Optimizer:
+    """`probes` is how many times the others' learning rate is theirs."""
+    read = list(model.probes.parameters())
+    others = [p for name, part in model.named_children() if name != "probes" for p in part.parameters()]
+    groups = [{"params": others, "times": 1.0}, {"params": read, "times": probes}]
+    return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
 
 
 def _save(
@@ -215,25 +237,32 @@ def main() -> None:
     parser.add_argument(
         "--resume-at", type=float, help="take a checkpoint's schedule to be so far (0 to 1), to train on"
     )
+    parser.add_argument(
+        "--init-from", type=Path, help="train on a finished model (a folder): all but its text encoders"
+    )
     parser.add_argument("--num-steps", type=int, default=6000)
     parser.add_argument("--easy-share", type=float, default=0.1, help="of one thing on a plain background, at the end")
     parser.add_argument("--edit-share", type=float, default=0.3, help="of batches with edits, after the first quarter")
+    parser.add_argument("--other-share", type=float, default=OTHER_SHARE, help="of batches of other sizes than 128x128")
+    parser.add_argument("--high-share", type=float, default=HIGH_SHARE, help="of samples that are nearly all noise")
     parser.add_argument("--batch", type=int, default=32, help="pictures of 128x128 in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile: minutes at first, then 1.4x on a CPU")
+    parser.add_argument("--bfloat16", action="store_true", help="autocast: faster where the device knows it")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.end_at:
         hour, minute = map(int, args.end_at.split(":"))
         end = datetime.now().replace(hour=hour, minute=minute, second=0)
         args.minutes = (end - datetime.now()).total_seconds() / 60
-    shards = Shards(args.latents, easy_share=args.easy_share, edit_share=args.edit_share)
+    shards = Shards(args.latents, easy_share=args.easy_share, edit_share=args.edit_share, other_share=args.other_share)
     train(args.folder, shards, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch,
-          peak=args.learning_rate, seed=args.seed, resume_at=args.resume_at,
-          device=args.device, compiled=args.compile)  # fmt: skip
+          peak=args.learning_rate, seed=args.seed, resume_at=args.resume_at, init_from=args.init_from,
+          high_share=args.high_share, device=args.device, compiled=args.compile,
+          dtype=torch.bfloat16 if args.bfloat16 else torch.float32)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from PIL import Image
 from interlace import Engine
 from interlace.demo import MODELS
 from interlace.demo.check import Score, score
-from interlace.models.loader import load_model
+from interlace.models.loader import LoadedModel, load_model
 from training.captions import caption, random_edit, usual_background
+from training.common import size_of
 from training.scenes import SLIGHT, WIDE, Scene, random_scene, render
 from training.vae import psnr
 
@@ -75,6 +76,10 @@ def requests_for(texts: list[str], defaults: dict[str, Any], **given: Any) -> li
     ]
 
 
+def _sized(size: tuple[int, int]) -> dict[str, Any]:
+    return {"width": size[0], "height": size[1]}
+
+
 def _share(flags: list[bool]) -> float:
     return round(100 * sum(flags) / max(len(flags), 1), 1)
 
@@ -102,13 +107,16 @@ def _kept(found: Score, scene: Scene) -> bool:
     return True
 
 
-def score_edits(pipeline: FluxKontextPipeline, defaults: dict[str, Any], count: int, jitter: float) -> dict[str, float]:
+def score_edits(
+    pipeline: FluxKontextPipeline, defaults: dict[str, Any], count: int, jitter: float, size: tuple[int, int]
+) -> dict[str, float]:
     """Percent of edits with the instruction done and everything else kept."""
     rng = random.Random(HELD_OUT)
     pairs = [random_edit(rng, jitter=jitter) for _ in range(count)]
-    requests = requests_for([text for _, text, _ in pairs], defaults)
+    width, height = size
+    requests = requests_for([text for _, text, _ in pairs], {**defaults, **_sized(size), "max_area": width * height})
     for request, (before, _, _) in zip(requests, pairs, strict=True):
-        request["image"] = render(before)
+        request["image"] = render(before, width, height)
     done, near = [], []
     for picture, (_, _, after) in zip(draw(pipeline, requests, batch=8), pairs, strict=True):
         found = score(picture, caption(after, rng, complete=True))
@@ -160,19 +168,31 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         found["vae_psnr_db"] = round(psnr(pipeline.vae, args.num_scenes, HELD_OUT), 2)
         found["seconds_alone"] = solo_seconds(pipeline, defaults)
         if args.num_prompts:
-            found["one_thing"] = score_texts(pipeline, defaults, prompts(args.num_prompts, 1))
-            found["two_things"] = score_texts(pipeline, defaults, prompts(args.num_prompts, 2))
-            found["short"] = score_texts(pipeline, defaults, short_prompts(args.num_prompts))
             texts = [prompt.text for prompt in prompts(4, 2)]
             found["largest_difference_together_alone"] = solo_difference(pipeline, defaults, texts)
         if args.num_expanded:
             texts, found["ideas_kept"] = expansion(args.expand, args.num_expanded)
             found["expanded"] = score_texts(pipeline, defaults, [Prompt(text, text) for text in texts])
-        if args.num_edits:
-            edit = load_model(args.model, pipeline_class="FluxKontextPipeline")
-            edit.pipeline.set_progress_bar_config(disable=True)
-            for name, jitter in (("edits", SLIGHT), ("edits_of_things_elsewhere", WIDE)):
-                found[name] = score_edits(edit.pipeline, {**edit.defaults}, args.num_edits, jitter)
+        edit = load_model(args.model, pipeline_class="FluxKontextPipeline")
+        edit.pipeline.set_progress_bar_config(disable=True)
+        own = (defaults["width"], defaults["height"])
+        found |= {"x".join(map(str, size)): _at(size, loaded, edit, defaults, args) for size in args.sizes or [own]}
+    return found
+
+
+def _at(
+    size: tuple[int, int], loaded: LoadedModel, edit: LoadedModel, defaults: dict[str, Any], args: argparse.Namespace
+) -> dict[str, Any]:
+    """The figures of pictures of one size."""
+    found: dict[str, Any] = {}
+    if args.num_prompts:
+        asked = {"one_thing": prompts(args.num_prompts, 1), "two_things": prompts(args.num_prompts, 2),
+                 "short": short_prompts(args.num_prompts)}  # fmt: skip
+        for name, texts in asked.items():
+            found[name] = score_texts(loaded.pipeline, defaults, texts, **_sized(size))
+    if args.num_edits:
+        for name, jitter in (("edits", SLIGHT), ("edits_of_things_elsewhere", WIDE)):
+            found[name] = score_edits(edit.pipeline, {**edit.defaults}, args.num_edits, jitter, size)
     return found
 
 
@@ -184,6 +204,7 @@ def main() -> None:
     parser.add_argument("--num-edits", type=int, default=200)
     parser.add_argument("--num-expanded", type=int, default=100)
     parser.add_argument("--num-scenes", type=int, default=32, help="for the autoencoder")
+    parser.add_argument("--sizes", type=size_of, nargs="+", metavar="WIDTHxHEIGHT", help="instead of the model's own")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--guidance", type=float, help="true_cfg_scale instead of the model's own")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")

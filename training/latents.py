@@ -11,11 +11,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from training.captions import random_edit
-from training.common import save_checkpoint
+from training.common import save_checkpoint, size_of
 from training.scenes import SLIGHT, WIDE, random_scene, render
 from training.vae import to_tensor
-
-SCENES, PAIRS = 1200, 600  # a shard
 
 
 def shard_size(index: int) -> tuple[int, int]:
@@ -36,11 +34,16 @@ def _encode(vae: AutoencoderKL, scenes: list[Any], height: int, width: int) -> t
     return torch.cat(parts)
 
 
-def make_shard(vae: AutoencoderKL, index: int, seed: int) -> dict[str, Any]:
-    """Scenes with their latents, and pairs (before, instruction, after) with theirs."""
-    rng, (height, width) = random.Random(seed * 10**6 + index), shard_size(index)
-    scenes = [random_scene(rng, jitter=SLIGHT) for _ in range(SCENES)]
-    pairs = [random_edit(rng, jitter=rng.choice((SLIGHT, WIDE))) for _ in range(PAIRS)]
+def make_shard(
+    vae: AutoencoderKL, index: int, seed: int, *, num_scenes: int, num_pairs: int, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Scenes with their latents, and pairs (before, instruction, after) with theirs.
+
+    `size` is the width and height of all its pictures; without it, `shard_size` decides.
+    """
+    rng, (height, width) = random.Random(seed * 10**6 + index), size[::-1] if size else shard_size(index)
+    scenes = [random_scene(rng, jitter=SLIGHT) for _ in range(num_scenes)]
+    pairs = [random_edit(rng, jitter=rng.choice((SLIGHT, WIDE))) for _ in range(num_pairs)]
     return {
         "scenes": pickle.dumps((scenes, [before for before, _, _ in pairs], [after for _, _, after in pairs])),
         "instructions": [text for _, text, _ in pairs],
@@ -55,6 +58,10 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("out/training/vae/model"))
     parser.add_argument("--folder", type=Path, default=Path("out/training/latents"))
     parser.add_argument("--shards", default="0:40", help="FIRST:END")
+    parser.add_argument("--num-scenes", type=int, default=1200, help="a shard")
+    parser.add_argument("--num-pairs", type=int, default=600, help="edits a shard")
+    parser.add_argument("--sizes", type=size_of, nargs="+", metavar="WIDTHxHEIGHT",
+                        help="of the shards in turn; otherwise six of eight are of 128x128")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -65,7 +72,9 @@ def main() -> None:
     for index in range(first, end):
         path = args.folder / f"{index:03d}.pt"
         if not path.exists():
-            save_checkpoint(path, **make_shard(vae, index, args.seed))
+            size = args.sizes[index % len(args.sizes)] if args.sizes else None
+            counts = {"num_scenes": args.num_scenes, "num_pairs": args.num_pairs}
+            save_checkpoint(path, **make_shard(vae, index, args.seed, size=size, **counts))
             print(f"shard {index + 1} of {end}", flush=True)
 
 
