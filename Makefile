@@ -4,13 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format
+.PHONY: help install demo test lint format docs
 
 help:
 	@echo "make install   a virtual environment in .venv with everything"
 	@echo "make demo      a set of pictures with the built-in model, in out/demo"
 	@echo "make test      all tests"
-	@echo "make lint      ruff and mypy"
+	@echo "make lint      ruff, mypy, and whether the package keeps to its rooms"
+	@echo "make docs      the documentation as a site, in out/site; every link is checked"
 	@echo "make format    let ruff rewrite the layout"
 
 install: $(STAMP)
@@ -28,6 +29,7 @@ demo: install
 
 test: install
 	scripts/install-chromium
+	scripts/install-clients
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 	@echo "All tests passed."
 
@@ -35,6 +37,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy interlace
+	$(BIN)/python scripts/check_rooms.py
+
+docs: install
+	$(BIN)/python -m interlace.cli.help.reference docs/cli.md
+	$(BIN)/mkdocs build --strict --quiet
 
 format: install
 	$(BIN)/ruff check --fix .
