@@ -215,8 +215,9 @@ def test_death_of_the_engine_thread_reaches_every_request_at_once(
     pipeline: FluxPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(pipeline)
-    monkeypatch.setattr(engine._core, "_schedule", lambda: 1 / 0)
-    futures = [engine.submit(request(i)) for i in range(3)]
+    with engine.paused():  # it dies with all of them
+        monkeypatch.setattr(engine._core, "_schedule", lambda: 1 / 0)
+        futures = [engine.submit(request(i)) for i in range(3)]
     done, _ = wait(futures, timeout=30)
     assert len(done) == 3
     assert all(isinstance(future.exception(), EngineDeadError) for future in futures)

@@ -90,7 +90,7 @@ def test_adapters_mix_over_a_quantised_base(files: Path) -> None:
     with Engine(pipeline, max_batch_rows=None) as engine:  # "auto" shares where it was measured to pay
         for _ in range(2):
             before = engine.stats()["forwards"].get("transformer", 0)
-            with engine.gathering():
+            with engine.paused():  # all of them start together
                 futures = [engine.submit(call(), adapters=adapters) for adapters in asked]
             together = [future.result(timeout=120) for future in futures]
         stats = engine.stats()

@@ -92,7 +92,8 @@ def test_a_kind_of_adapter_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         with Engine(pipeline, max_batch_rows=None) as engine:
             for _ in range(2):  # the first time, mixed forwards are checked
                 before = engine.statistics().forwards.get("transformer", 0)
-                futures = [engine.submit(FAMILIES["flux"].requests()[0], adapters=own) for own in wanted]
+                with engine.paused():  # all of them start together
+                    futures = [engine.submit(FAMILIES["flux"].requests()[0], adapters=own) for own in wanted]
                 outputs = [future.result(300) for future in futures]
             return outputs, engine.statistics().forwards["transformer"] - before
 
