@@ -30,7 +30,7 @@ demo: install
 test: install
 	scripts/install-chromium
 	scripts/install-clients
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal --reruns 1 -r fER
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal --reruns 1 -r aR
 	@echo "All tests passed."
 
 lint: install
