@@ -139,6 +139,31 @@ def test_the_chart_refuses_a_misspelt_value() -> None:
         jsonschema_rs.validate(schema(), values(replica=2))
 
 
+def kubernetes_objects() -> list[dict[str, Any]]:
+    """Of the plain files, of the chart in three ways, and each pod that the clusters of KubeRay are made of."""
+    scaling = {**values()["autoscaling"], "enabled": True, "kind": "hpa"}
+    ways = [values(), values(surge=0, apiKey="secret"), values(autoscaling=scaling)]
+    found = [one for path in sorted((DEPLOY / "k8s").iterdir()) for one in yaml.safe_load_all(path.read_text())]
+    found += [one for way in ways for path in (CHART / "templates").glob("*.yaml") for one in render(path, way)]
+    for name, cluster in (("rayservice", "rayClusterConfig"), ("rayjob", "rayClusterSpec")):
+        spec = yaml.safe_load((DEPLOY / "ray" / f"{name}.yaml").read_text())["spec"][cluster]
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            pod = {"metadata": {"name": name}, "template": group["template"]}
+            found.append({"apiVersion": "v1", "kind": "PodTemplate", **pod})
+    return [one for one in found if not one["apiVersion"].startswith(("monitoring.coreos.com", "keda.sh"))]
+
+
+def test_kubernetes_knows_every_field() -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate").validate
+    found = kubernetes_objects()
+    assert len(found) > 20
+    for one in found:
+        validate(one, "1.31", strict=True)
+    service = next(one for one in found if one["kind"] == "Service")
+    with pytest.raises(Exception, match="portz"):
+        validate({**service, "spec": {"portz": []}}, "1.31", strict=True)
+
+
 def test_autoscaling_asks_for_a_metric_that_the_server_has() -> None:
     text = (CHART / "templates" / "scaling.yaml").read_text()
     source = "".join(path.read_text() for path in (ROOT / "interlace" / "serve").glob("*.py"))
