@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_generator import BROKEN, FakeGenerator
@@ -80,15 +79,30 @@ def test_a_command_that_was_cut_off_goes_on_with_its_own_numbers(
 def test_a_command_that_could_not_begin_takes_no_numbers(
     t2i: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(model: str, **options: Any) -> None:
-        raise interlace.errors.ModelLoadError("no such model")
-
     with monkeypatch.context() as patch:
-        patch.setattr(interlace, "Omni", broken)
+        patch.setattr(interlace, "Omni", _cannot_load)
         assert t2i("--prompt", "a") == 2
     assert t2i("--prompt", "") == 2
     assert t2i("--prompt", "b") == 0
     assert told(tmp_path / "out") == {"000000": "b"}
+
+
+def test_a_failure_and_commands_that_could_not_begin_leave_no_gap(
+    t2i: Command, faults: dict[str, Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults["000001"] = ValueError("no")
+    assert t2i("--prompt", "a") == 0
+    assert t2i("--prompt", "b") == 1
+    for model in ("one", "another"):
+        with monkeypatch.context() as patch:
+            patch.setattr(interlace, "Omni", _cannot_load)
+            assert t2i("--prompt", "c", "--model", model) == 2
+    assert t2i("--prompt", "d") == 0
+    assert told(tmp_path / "out") == {"000000": "a", "000002": "d"}
+
+
+def _cannot_load(model: str, **options: object) -> None:
+    raise interlace.errors.ModelLoadError(f"cannot load model {model!r}")
 
 
 def test_files_that_no_run_has_written_are_left_alone(t2i: Command, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_failed_rows_give_status_1_and_bad_ones_too(
         (["--prompts-file", "p.docx"], "expected one of .csv"),
         (["--prompt", "a", "--height", "0"], "height is 0"),
         (["--prompt", "a", "--height", "tall"], "--height"),
-        (["--prompt", "a", "--hight", "64"], "Did you mean --height"),
+        (["--prompt", "a", "--hight", "64"], "did you mean --height"),
         (["--prompt", "a", "--batch-size", "0"], "max_num_seqs is 0"),
         (["--prompt", "a", "--verify-fusion", "maybe"], "first"),
         (["--prompt", "a", "--backend", "nothing"], "not available"),
@@ -136,7 +136,12 @@ def test_unusable_flags_give_status_2_and_a_short_reason(
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("hight: 3\n", "hight"), ("[1, 2]", "expected keys"), ("a: [", "can't read")]
+    ("text", "words"),
+    [
+        ("hight: 3\n", "flags.yaml: unknown key 'hight'; did you mean height?"),
+        ("[1, 2]", "expected keys"),
+        ("a: [", "can't read"),
+    ],
 )
 def test_a_wrong_config_file_gives_status_2(
     t2i: Callable[..., int], tmp_path: Path, text: str, words: str, capsys: pytest.CaptureFixture[str]

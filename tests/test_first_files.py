@@ -136,7 +136,7 @@ def test_a_prompt_that_is_too_long_is_marked_and_counted(tmp_path: Path, capsys:
     cut = {line["id"]: line.get("prompt_cut") for line in lines}
     assert cut == {"000000": None, "000001": {"tokens": 61, "read": 24}}
     assert json.loads((tmp_path / "summary.json").read_text())["prompts_cut"] == 1
-    assert "1 prompts are longer than the model reads" in capsys.readouterr().err
+    assert "longer than the model reads: 1 prompt;" in capsys.readouterr().err
 
 
 def test_what_one_tokenizer_reads_is_not_cut() -> None:

@@ -111,6 +111,9 @@ def test_a_dump_names_every_setting_and_is_a_file_itself(tmp_path: Path, capsys:
     assert yaml.safe_load(shown) == {"t2i": None, "edit": None, "serve": None}
     assert "# max_num_seqs: 16  # default" in shown
     assert run(["config", "nothing"]) == 2
+    (tmp_path / "wrong.yaml").write_text("serve: {max_queued: 3}")
+    assert run(["config", "serve", "--config", str(tmp_path / "wrong.yaml")]) == 2
+    assert "wrong.yaml: unknown key 'max_queued'; did you mean max_queued_requests?" in capsys.readouterr().err
     assert config_command.__doc__
 
 
@@ -123,7 +126,11 @@ def test_a_dump_names_every_setting_and_is_a_file_itself(tmp_path: Path, capsys:
         (["t2i", "x", "--fp16"], "here that is --dtype float16"),
         (["t2i", "x", "--resolution", "64"], "here that is --size"),
         (["t2i", "x", "--resume"], "run the same command again"),
-        (["t2i", "x", "--hight", "3"], "Did you mean --height"),
+        (["t2i", "x", "--hight", "3"], "did you mean --height"),
+        (["t2i", "x", "--stpes", "3"], "did you mean --steps"),
+        (["t2i", "x", "--xyzzy", "3"], "`--help-all` shows every flag"),
+        (["version"], "here that is `interlace --version`"),
+        (["edit", "tests/test_names.py"], 'interlace edit tests/test_names.py "make it blue"'),
         (["generate"], "here that is `interlace t2i`"),
         (["img2img", "x.png"], "here that is `interlace edit`"),
         (["a red circle"], 'interlace t2i "a red circle"'),
@@ -156,12 +163,14 @@ def test_a_command_alone_explains_itself_in_three_lines(command: str, capsys: py
 
 @pytest.mark.parametrize("command", sorted(MATTER))
 def test_help_shows_what_matters_and_help_all_everything(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert {name.replace("-", "_") for name in MATTER[command]} <= names_of(app, [command])
     assert run([command, "--help"]) == 0
     brief = capsys.readouterr().out
     assert run([command, "--help-all"]) == 0
     whole = capsys.readouterr().out
     assert "--verify-fusion" not in brief
     assert "--verify-fusion" in whole
+    assert "--empty-" not in whole
     assert "--max-num-seqs" in brief
     assert brief.rstrip().splitlines()[-1].strip() != ""
     assert f"interlace {command}" in brief[brief.index("--help-all") :]

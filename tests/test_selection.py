@@ -133,7 +133,7 @@ def test_columns_of_other_names_are_read(tmp_path: Path) -> None:
     ("flags", "words"),
     [
         ({"prompt_column": "captoin"}, "no column 'captoin' for prompt; did you mean caption?"),
-        ({}, "unknown column 'caption'; did you mean prompt?"),
+        ({}, "unknown column 'caption'; did you mean prompt? --prompt-column caption takes it"),
         ({"ignore_unknown_columns": True}, "--prompt-column caption?"),
         ({"prompt_column": "caption", "column": ["prompt=score"]}, "the column prompt is named twice"),
         ({"column": ["prompt"]}, "expected OURS=THEIRS"),

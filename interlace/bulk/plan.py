@@ -64,8 +64,11 @@ class Survey:
             count = f"{len(self.bad)} of {self.num_rows} rows can't be used, and --strict wants all"
             raise InvalidRequestError(f"{count}{first}", "prompts_file")
         if not self.names:
-            chosen = "" if self.num_rows else " (the input is empty, or --rows and --where choose none)"
-            raise InvalidRequestError(f"no row can be used, of {self.num_rows}{chosen}{first}", "prompts_file")
+            if not self.num_rows:
+                raise InvalidRequestError(
+                    "no rows: the input has none, or --rows and --where choose none", "prompts_file"
+                )
+            raise InvalidRequestError(f"no row can be used, of {self.num_rows}{first}", "prompts_file")
         if self.num_replaced:
             raise InvalidRequestError(self._overwriting(), "overwrite")
 

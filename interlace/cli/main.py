@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env
 from rich.console import Console
 
@@ -55,6 +55,8 @@ app = App(
 )
 for command in (t2i, t2v, t2a, answer, edit, serve, info, bench, config, completion):
     app.command(command)
+for name in (one for one in app if not one.startswith("-")):
+    app[name].default_parameter = Parameter(negative_iterable=())  # no --empty-lora beside --lora
 for name, example in EXAMPLES.items():
     if name in app:
         more = f"{_MORE} {STATUS_HELP}\n\n" if name in MATTER else ""

@@ -180,7 +180,7 @@ def _options(
 def _forget_what_is_done(rows: Rows, work: Work) -> None:
     """A command of which all is there, or nothing at all because it could not begin, needs its numbers no more."""
     found = survey(rows, Existing(work.folder, overwrite=False, options=work.sink_options), work.options)
-    began = found.num_done or ((work.folder / SUMMARY).exists() and failed_rows(rows, work.folder).ids)
+    began = found.num_done or ((work.folder / SUMMARY).exists() and any(failed_rows(rows, work.folder)))
     if not found.num_to_do or not began:
         forget(rows, work.folder)
 

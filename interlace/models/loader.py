@@ -77,18 +77,8 @@ def load_model(
     wanted = parse_dtype(dtype) or (torch.float32 if device.startswith("cpu") else torch.bfloat16)
     path = Path(os.path.expanduser(model))  # noqa: PTH111  Path's own raises where there is no such user
     if is_single_file(path):
-        methods = [Quantization.parse(text) for text in extras.quantize]
-        check_for_file(path.name, methods, device)
-        pipeline = load_single_file(
-            path,
-            pipeline_class=pipeline_class,
-            config_from=extras.config_from,
-            components=_components(extras, lambda: _base_of_file(path, extras), wanted, local_files_only),
-            dtype=wanted,
-            local_files_only=local_files_only,
-        )
-        quantize_in_place(pipeline, methods)
         settings: dict[str, Any] = {}
+        pipeline = _from_file(path, pipeline_class, wanted, device, extras, local_files_only)
     else:
         source, preset = _resolve(str(model))
         chosen = _pipeline_class(pipeline_class or preset)
@@ -116,6 +106,23 @@ def load_model(
         extras=extras,
         optimized=optimized,
     )
+
+
+def _from_file(
+    path: Path, pipeline_class: str | None, dtype: torch.dtype, device: str, extras: Extras, local: bool
+) -> DiffusionPipeline:
+    methods = [Quantization.parse(text) for text in extras.quantize]
+    check_for_file(path.name, methods, device)
+    pipeline = load_single_file(
+        path,
+        pipeline_class=pipeline_class,
+        config_from=extras.config_from,
+        components=_components(extras, lambda: _base_of_file(path, extras), dtype, local),
+        dtype=dtype,
+        local_files_only=local,
+    )
+    quantize_in_place(pipeline, methods)
+    return pipeline
 
 
 def _from_pretrained(

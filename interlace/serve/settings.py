@@ -38,7 +38,7 @@ class ServeSettings:
     size_policy: Literal["exact", "nearest"] = "exact"
     """What becomes of a size that the model can't make: an error, or the nearest that it can, with a warning."""
     strict_fields: bool = False
-    """Refuse known fields that are ignored otherwise, with a warning."""
+    """Refuse what is otherwise ignored with a warning: known fields, and prompts longer than the model reads."""
     max_body_mb: float = 64.0
     """Largest body of a request, in MiB."""
     max_bodies_mb: float = 1024.0

@@ -41,7 +41,7 @@ def _take(browser: Browser, url: str, options: dict[str, object], path: Path) ->
         _wait_for_step(someone, 9)
         someone.ask("\n".join(_THIRD), steps=30)
         _wait_for_step(someone, 24)
-        expect(someone.page.locator("#engine-now")).to_contain_text("share this forward", timeout=WAIT_MS)
+        expect(someone.page.locator("#engine-now")).to_contain_text("share this pass", timeout=WAIT_MS)
         someone.page.mouse.move(0, 0)
         someone.page.screenshot(path=path)
     with Image.open(path) as picture:

@@ -243,6 +243,9 @@ def test_strict_fields_refuse_what_would_be_ignored(engines: Engines) -> None:
             got = http.post(PATH, json={"prompt": "a", **SMALL, field: value})
             assert (got.status_code, got.json()["error"]["param"]) == (400, field)
         assert http.post(PATH, json={"prompt": "a", **SMALL, "tools": [], "style": None}).status_code == 200
+        error = http.post(PATH, json={"prompt": "a red circle " * 10, **SMALL}).json()["error"]
+        assert (error["param"], error["code"]) == ("prompt", "prompt_too_long")
+        assert error["message"].startswith("the prompt has 31 tokens and the model reads 24")
 
 
 def test_sizes_that_the_model_cannot_make(engines: Engines, server: Live) -> None:

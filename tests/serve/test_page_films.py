@@ -39,6 +39,9 @@ def test_a_film_is_drawn_with_previews_and_plays(browser: Browser) -> None:
     with running(omni) as server, visit(browser, f"{server.url}/", viewport={"width": 1280, "height": 860}) as visitor:
         page = visitor.page
         expect(page.get_by_label("Length")).to_have_value("0.56")
+        expect(page.locator("#gallery-title")).to_have_text("Films")
+        expect(page.get_by_text("What should it show?")).to_be_visible()
+        expect(page.get_by_label("How many films a prompt")).to_be_visible()
         page.get_by_label("Length").fill("1")
         page.get_by_label("Prompt", exact=True).fill("a red fox")
         page.locator("#generate").click()
@@ -47,6 +50,8 @@ def test_a_film_is_drawn_with_previews_and_plays(browser: Browser) -> None:
         shot(page, "film-preview")
         visitor.wait_done(1)
         expect(card.locator("video")).to_be_visible()
+        expect(page.locator("#count")).to_have_text("1 film")
+        expect(page.locator("#figures")).to_contain_text("films/s")
         page.wait_for_function("document.querySelector('.card video').videoWidth === 64", timeout=WAIT_MS)
         assert round(card.locator("video").evaluate("film => film.duration"), 1) == 1.1  # 17 frames at 16 a second
         expect(card.get_by_text("Edit", exact=True)).to_have_count(0)
@@ -65,6 +70,7 @@ def test_a_sound_is_heard(browser: Browser) -> None:
     with running(omni) as server, visit(browser, f"{server.url}/", viewport={"width": 1280, "height": 860}) as visitor:
         page = visitor.page
         expect(page.locator("#shapes-field")).to_be_hidden()
+        expect(page.locator("#gallery-title")).to_have_text("Sounds")
         page.get_by_label("Length").fill("2")
         page.get_by_label("Prompt", exact=True).fill("rain")
         page.locator("#generate").click()

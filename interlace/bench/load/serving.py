@@ -106,10 +106,7 @@ def serving(
         loads = {way: _ClientLoad(base, model_name, api_key, timeout_s) for way, base in bases.items()}
         solo = {way: asyncio.run(load.alone(kinds)) for way, load in loads.items()}[next(iter(loads))]
         if not burst and rate is None:
-            rate = 1.0
-            if compare:
-                at_once = _plan(random.Random(seed), kinds, num_requests, None)
-                rate = round(_SHARE * num_requests / asyncio.run(loads["step"].measure(at_once))[1], 2)
+            rate = _bearable(loads["step"], _plan(random.Random(seed), kinds, num_requests, None)) if compare else 1.0
         plan = _plan(random.Random(seed), kinds, num_requests, None if burst else rate)
         told: dict[str, list[dict[str, Any]]] = {way: [] for way in loads}
         for _ in range(repeats):
@@ -128,6 +125,11 @@ def serving(
         }
     _print_table(result)
     write_result(result, output)
+
+
+def _bearable(load: "_ClientLoad", plan: "Sequence[tuple[float, RequestKind, dict[str, Any]]]") -> float:
+    """A share of the requests a second that a server gets through when all of them come at once."""
+    return round(_SHARE * len(plan) / asyncio.run(load.measure(plan))[1], 2)
 
 
 def _plan(

@@ -146,7 +146,7 @@ class Columns:
         prompts = {"prompt", "instruction"} & (set(self.known) if self.task == "edit" else {"prompt"})
         prompts |= _MEDIA & self.known if self.task == "answer" else set()
         if not prompts & (set(header) | set(self.theirs)):
-            near = next((name for name in header if _OTHER_NAMES.get(name.lower()) == "prompt"), None)
+            near = next((name for name in header if _meant(name) == "prompt"), None)
             hint = f"--prompt-column {near}?" if near else "name it with --prompt-column"
             raise InvalidRequestError(f"{source}:1: no column prompt among {', '.join(header)}; {hint}", "prompts_file")
 
@@ -166,7 +166,10 @@ class Columns:
     def _unknown(self, name: object) -> str:
         if name in EDIT_COLUMNS and self.task != "answer":
             return f"the column {name!r} is for `interlace edit`"
-        return f"{_hint(str(name), self.known)} (or --ignore-unknown-columns)"
+        hint = _hint(str(name), self.known)
+        if _meant(str(name)) == "prompt" and "prompt" not in self.theirs:
+            return f"{hint} --prompt-column {shlex.quote(str(name))} takes it"
+        return f"{hint} (or --ignore-unknown-columns)"
 
 
 OUR_NAMES = Columns()
@@ -180,9 +183,16 @@ def _joined(columns: Mapping[str, Any], theirs: tuple[str, ...]) -> Any:
     return [part for cell in cells for part in (cell if isinstance(cell, list) else [cell])] or None
 
 
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _meant(name: str) -> str | None:
+    return _OTHER_NAMES.get(_plain(name))
+
+
 def _hint(name: str, known: Collection[str]) -> str:
-    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
-    other = _OTHER_NAMES.get(plain)
+    plain, other = _plain(name), _meant(name)
     near = [other] if other and other in known else difflib.get_close_matches(plain, sorted(known), 1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
     return f"unknown column {name!r}; {hint}"

@@ -94,4 +94,4 @@ def _estimate(num_images: int, folder: Path, options: RunOptions) -> str:
     if isinstance(speed, bool) or not isinstance(speed, (int, float)) or not speed > 0:
         return f"unknown: no earlier run in {folder} to go by"
     other = f", which used {summary['model']}" if summary.get("model") not in (None, options.model.model) else ""
-    return f"about {num_images / speed:.0f} s, at the {speed:g} {NOUNS[options.makes]}/s of the last run here{other}"
+    return f"about {num_images / speed:.0f} s, at the {speed:.3g} {NOUNS[options.makes]}/s of the last run here{other}"

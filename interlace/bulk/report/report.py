@@ -85,14 +85,12 @@ def report(
     if export_parquet:
         written.append(_tried(sink.folder, lambda: write_parquet(sink.folder, records)))
     _tried(sink.folder, lambda: sink.write_summary(summary))
-    parts = [f"{tally.done} {tally.what} made", f"{found.num_done} there already", f"{result.num_failed} failed"]
+    parts = [f"{_count(tally.done, tally.what)} made", f"{found.num_done} there already", f"{result.num_failed} failed"]
     parts += [f"{left} left for the next run"] if left else []
-    speed = f" ({tally.done / facts['seconds']:.2f} {tally.what}/s)" if tally.done and facts["seconds"] else ""
+    speed = f" ({summary['images_per_s']:.2f} {tally.what}/s once loaded)" if tally.done else ""
     _say(f"{', '.join(parts)}; {facts['seconds']:.1f} s{speed}")
     if cut:
-        _say(
-            f"{cut} prompts are longer than the model reads: their ends count for nothing (prompt_cut in the manifest)"
-        )
+        _say(f"longer than the model reads: {_count(cut, 'prompts')}; what is past it counts for nothing (prompt_cut)")
     if result.fatal:
         _say(f"error: stopped early: {result.fatal}")
     shown = [path.name for path in written if path is not None]
@@ -101,6 +99,10 @@ def report(
     if shown:
         also = f" (also {', '.join(shown[1:])})" if shown[1:] else ""
         _say(f"see {sink.folder / shown[0]}{also}")
+
+
+def _count(number: int, things: str) -> str:
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
 
 
 def _file_of(sink: Sink, name: str) -> str:

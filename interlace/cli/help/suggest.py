@@ -1,6 +1,7 @@
 """What to say of a flag or command that there isn't: what it means here, before what it is spelt like."""
 
 from collections.abc import Collection
+from difflib import get_close_matches
 
 from cyclopts import CycloptsError, UnknownCommandError, UnknownOptionError
 
@@ -45,34 +46,38 @@ _COMMANDS = {
     "video": "t2v", "film": "t2v", "txt2vid": "t2v", "text-to-video": "t2v", "i2v": "t2v", "animate": "t2v",
     "audio": "t2a", "sound": "t2a", "music": "t2a", "text-to-audio": "t2a",
     "chat": "answer", "ask": "answer", "speak": "answer", "speech": "answer", "tts": "answer", "caption": "answer",
-    "server": "serve", "start": "serve", "api": "serve", "web": "serve", "ui": "serve", "benchmark": "bench",
+    "server": "serve", "start": "serve", "api": "serve", "web": "serve", "ui": "serve", "gui": "serve",
+    "webui": "serve", "benchmark": "bench",
     "doctor": "info", "models": "info", "status": "info", "env": "info", "settings": "config",
-    "completions": "completion",
+    "completions": "completion", "help": "--help", "version": "--version",
 }  # fmt: skip
 
 
 def explain(error: CycloptsError) -> str:
     """What was wrong with a command line, and what was probably meant."""
-    if isinstance(error, UnknownOptionError) and error.token.source == "cli":
-        meant = _meant_flag(error)
-        if meant:
-            return f"unknown option {error.token.keyword or error.token.value}: {meant}"
+    if isinstance(error, UnknownOptionError):
+        token, known = error.token, flag_names(error.argument_collection)
+        given = (token.keyword or token.value).partition("=")[0]
+        if token.source == "cli":
+            return f"unknown option {given}: {_meant_flag(given, known)}"
+        key = given.strip("[]")
+        near = get_close_matches(key, sorted(known), 1)
+        return f"{token.source}: unknown key {key!r}; " + (f"did you mean {near[0]}?" if near else "leave it out")
     if isinstance(error, UnknownCommandError) and error.unused_tokens:
         return _unknown_command(error.unused_tokens, str(error))
     return str(error)
 
 
-def _meant_flag(error: UnknownOptionError) -> str | None:
-    given = (error.token.keyword or error.token.value).partition("=")[0].lstrip("-").replace("_", "-")
+def _meant_flag(given: str, known: Collection[str]) -> str:
+    given = given.lstrip("-").replace("_", "-")
     if given in _NEEDLESS:
         return _NEEDLESS[given]
     meant = _MEANINGS.get(given)
-    if meant is None:
-        return None
-    if not meant.startswith("-"):
+    if meant is not None and (not meant.startswith("-") or _is_known(meant, known)):
         return f"here that is {meant}"
-    known = flag_names(error.argument_collection)
-    return f"here that is {meant}" if _is_known(meant, known) else None
+    names = [name for name in (*OTHER_NAMES, "size") if len(name) > 1 and _is_known(name, known)]
+    near = get_close_matches(given, [name.replace("_", "-") for name in (*names, *known, "help", "help-all")], 1)
+    return f"did you mean --{near[0]}?" if near else "`--help-all` shows every flag"
 
 
 def _is_known(flag: str, known: Collection[str]) -> bool:

@@ -50,6 +50,8 @@ def words_of_edit(
             raise InvalidRequestError(f'there is no picture {words[0]!r}; interlace edit PICTURE "WHAT TO DO"', "image")
     if table is None and image is None and prompt is None:
         raise InvalidRequestError(_WHAT_TO_EDIT, "input")
+    if table is None and prompt is None:
+        raise InvalidRequestError(f'say what to do with it: interlace edit {image[0]} "make it blue"', "prompt")
     if (image is None) == (table is None) or (image is None) != (prompt is None):
         raise InvalidRequestError("expected either --input, or --image with --prompt", "input")
     return table, image, prompt
@@ -60,7 +62,7 @@ def _is_table(word: str) -> bool:
 
 
 def _note_single_words(words: Sequence[str]) -> None:
-    if len(words) > 2 and not any(" " in word for word in words):
+    if len(words) > 1 and not any(" " in word for word in words):
         joined = " ".join(words)
         sys.stderr.write(f'{len(words)} prompts of one word each; as one prompt: interlace t2i "{joined}"\n')
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,9 +120,21 @@ def sources_in(folder: Path) -> dict[str, LoraSource]:
 
 
 def wanted_sources(model: str, flags: Sequence[str]) -> list[LoraSource]:
-    """What `--lora` names: files and ids, or by name alone those that come with the model."""
+    """What `--lora` names: files and ids, or by name alone those that come with the model.
+
+    Raises `InvalidRequestError` for what can be neither.
+    """
     own = own_sources(model)
-    return [own[text] if text in own else LoraSource.parse(text) for text in flags]
+    return [own[text] if text in own else _brought(text, own) for text in flags]
+
+
+def _brought(text: str, own: Collection[str]) -> LoraSource:
+    name, colon, weight = text.partition(":")
+    if colon and name in own:
+        raise InvalidRequestError(f"lora is {text!r}; expected --lora {name} --use-lora {name}:{weight}", "lora")
+    if own and not set("=/.~\\") & set(text) and not Path(text).exists():
+        raise InvalidRequestError(f"lora is {text!r}; with the model come {', '.join(own)}; or name a file", "lora")
+    return LoraSource.parse(text)
 
 
 class AdapterHashes:

@@ -88,10 +88,15 @@ class Lane:
         with self._lock:
             return len(self._tokenizer(text)["input_ids"])
 
-    def of_text(self, text: str | None, sampling: SamplingParams) -> list[str]:
-        """What is to be said of a prompt that is longer than the model reads. Of several stages, another writes it."""
+    def of_text(self, text: str | None, sampling: SamplingParams, *, strict: bool) -> list[str]:
+        """What is to be said of a prompt that is longer than the model reads. Of several stages, another writes it.
+
+        Raises `ApiError` instead where nothing that was sent may be ignored (`strict`).
+        """
         length = sampling.max_sequence_length or self.default("max_sequence_length")
         cut = None if self.has_stages else self._limits.cut(text or "", {"max_sequence_length": length})
+        if cut is not None and strict:
+            raise invalid(TOO_LONG.format(**cut), "prompt", "prompt_too_long")
         return [] if cut is None else [TOO_LONG.format(**cut)]
 
     def area(self, width: int, height: int) -> dict[str, int]:

@@ -48,7 +48,7 @@ def film_order(fields: VideoFields, files: Mapping[str, Sequence[bytes]], lanes:
         media=media,
         user=fields.user,
         facts={"fps": fps},
-        warnings=(*fields.warnings, *lane.of_text(fields.prompt, sampling)),
+        warnings=(*fields.warnings, *lane.of_text(fields.prompt, sampling, strict=settings.strict_fields)),
     )
     return _checked(order, fields)
 
@@ -78,7 +78,7 @@ def sound_order(fields: SoundFields | DescribedSoundFields, lanes: Lanes) -> Ord
         seconds=fields.seconds,
         media=sound_format(fields.response_format or "wav"),
         user=fields.user,
-        warnings=(*warnings, *lane.of_text(prompt, sampling)),
+        warnings=(*warnings, *lane.of_text(prompt, sampling, strict=settings.strict_fields)),
     )
     return _checked(order, fields)
 

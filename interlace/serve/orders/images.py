@@ -64,7 +64,7 @@ def _order(
         num_image_tokens=sum((image.width // 16) * (image.height // 16) for image in images),
         user=fields.safety_identifier or fields.user,
         facts={"quality": quality, "background": "opaque"},
-        warnings=(*fields.warnings, *lane.of_text(fields.prompt, sampling)),
+        warnings=(*fields.warnings, *lane.of_text(fields.prompt, sampling, strict=settings.strict_fields)),
     )
     try:
         order.check()

@@ -4,22 +4,17 @@ import * as api from "./api.js";
 import * as store from "./store.js";
 import { $, announce, h, plural, toast } from "./dom.js";
 import { Engine } from "./engine.js";
-import { Form, NOUNS, newId } from "./form.js";
+import { Form, newId } from "./form.js";
 import { Gallery, fileName, isPicture } from "./gallery.js";
 import { limitsOf } from "./limits.js";
 import { setAdapters } from "./loras.js";
 import { Models } from "./models.js";
 import { Queue } from "./queue.js";
 import { Viewer } from "./viewer.js";
+import { NOUNS, examplesFor, nounOf } from "./words.js";
 import { zip } from "./zip.js";
 
-const EXAMPLES = [
-  "a large red circle on a blue background",
-  "a yellow star above a green square on a white background",
-  "a pink heart in the center on a black background",
-  "a small white moon on a purple background",
-];
-
+let examples = []; // prompts that the empty gallery offers
 let declined = false; // the user closed the dialog that asks for a key: then only a new request asks again
 
 const engine = new Engine(() => api.get("v1/stats", { ask: !declined }), heard);
@@ -124,7 +119,7 @@ function remove(job) {
 function clear() {
   const done = gallery.done;
   done.forEach((job) => (gallery.remove(job), store.remove(job.id)));
-  toast(`${plural(done.length, "image")} removed`, () => {
+  toast(`${plural(done.length, nounOf(done.map((job) => job.makes)))} removed`, () => {
     gallery.add(done, gallery.jobs.length);
     done.forEach((job) => store.put(recordOf(job)));
   });
@@ -186,7 +181,10 @@ async function choose(name) {
 }
 
 function take(info) {
-  form.setLimits(limitsOf(info));
+  const limits = limitsOf(info);
+  form.setLimits(limits);
+  engine.noun = nounOf([limits.create.makes]);
+  showExamples(examplesFor(info));
   form.knowsShapesOnly = info.model === "demo";
   document.body.classList.toggle("draws-only", info.editing === null);
 }
@@ -213,8 +211,9 @@ function askForKey(again) {
   });
 }
 
-function showExamples() {
-  const items = EXAMPLES.map((prompt) =>
+function showExamples(prompts) {
+  examples = prompts;
+  const items = prompts.map((prompt) =>
     h("li", {}, h("button", { type: "button", onclick: () => form.setPrompt(prompt) }, prompt)),
   );
   $("examples").replaceChildren(...items);
@@ -222,9 +221,9 @@ function showExamples() {
 
 api.onKeyWanted(askForKey);
 form.setLimits(limitsOf(null));
-showExamples();
+showExamples(examplesFor(null));
 $("run-examples").addEventListener("click", async () => {
-  if (await ready()) start(form.jobs(EXAMPLES, { mode: "create", n: 1 }));
+  if (await ready()) start(form.jobs(examples, { mode: "create", n: 1 }));
 });
 $("cancel-all").addEventListener("click", cancelAll);
 $("clear").addEventListener("click", clear);

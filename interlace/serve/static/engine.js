@@ -17,6 +17,7 @@ export class Engine {
   #load;
   #follow;
   #lastBusy = -Infinity;
+  noun = "image"; // what the figures speak of
   #byHand = null; // whether it is open, where the user has said so
 
   /** `load()` resolves to /v1/stats; `follow(stats)` hears of each and says whether to look again soon. */
@@ -119,7 +120,7 @@ export class Engine {
     ];
     $("engine-now").textContent = parts.filter(Boolean).join(" · ");
     const most = Math.max(0, ...Object.values(rows ?? {}));
-    const figures = [["together", most], ["images/s", rate]].filter(([, value]) => value > 0);
+    const figures = [["together", most], [`${this.noun}s/s`, rate]].filter(([, value]) => value > 0);
     $("figures").replaceChildren(
       ...figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value.toFixed(value < 10 ? 1 : 0)))),
     );

@@ -5,6 +5,7 @@ import { fit, shapesOf } from "./limits.js";
 import { Inputs } from "./inputs.js";
 import { chosenAdapters, fillAdapters, showAdapters } from "./loras.js";
 import * as memory from "./memory.js";
+import { NOUNS, speakOf } from "./words.js";
 
 // What the built-in model draws; see interlace/demo/shapes.py and prompts.py.
 const SHAPES = /\b(circles?|squares?|triangles?|stars?|rings?|cross(es)?|hearts?|moons?|disc|disk|ball|box|crescent|donut|doughnut|plus|hoop|dot)\b/i;
@@ -13,8 +14,11 @@ const NOTES = {
   size: "The built-in model was hardly trained on sizes other than 128 × 128.",
 };
 const SEEDS = 1e5; // random ones stay short enough to be read and typed again
-export const NOUNS = { pictures: "image", film: "film", sound: "sound" };
-const PLACEHOLDERS = { create: "a large red circle on a blue background", edit: "make the background yellow" };
+const PLACEHOLDERS = {
+  pictures: { create: "a large red circle on a blue background", edit: "make the background yellow" },
+  film: { create: "a red fox runs through snow", edit: "the fox turns its head" },
+  sound: { create: "rain on a tin roof", edit: "rain on a tin roof" },
+};
 
 export class Form {
   #all = null;
@@ -76,6 +80,7 @@ export class Form {
     if (JSON.stringify(limits) === JSON.stringify(this.#limits)) return;
     this.#limits = limits;
     this.inputs.max = (this.#all.edit ?? limits).maxImages;
+    speakOf(limits.makes);
     $("seconds-field").hidden = limits.makes === "pictures";
     $("seconds").value = limits.seconds;
     $("shapes-field").hidden = limits.makes === "sound";
@@ -163,8 +168,8 @@ export class Form {
 
   /** [id of the field, what is wrong], or nothing. */
   #problem() {
-    if (!this.#prompts().length) return ["prompt", "Write what you would like to see."];
-    if (this.mode === "edit" && !this.inputs.blobs.length) return ["file", "Add the image that you want to edit."];
+    if (!this.#prompts().length) return ["prompt", `Write what you would like to ${this.#limits.makes === "sound" ? "hear" : "see"}.`];
+    if (this.mode === "edit" && !this.inputs.blobs.length) return ["file", this.#limits.makes === "film" ? "Add the image that the film begins with." : "Add the image that you want to edit."];
     if (!/^\d*$/.test($("seed").value.trim()) || Number($("seed").value) >= 2 ** 53) {
       return ["seed", "A seed is a whole number, or nothing for a random one."];
     }
@@ -226,8 +231,9 @@ export class Form {
     if (this.#all) this.#applyLimits(this.#all[this.mode]);
     $("inputs").hidden = !editing;
     $("strength-field").hidden = !editing || this.#limits?.strength == null;
-    $("prompt-label").textContent = editing ? "What to change" : "Prompt";
-    $("prompt").placeholder = PLACEHOLDERS[this.mode];
+    const changes = editing && this.#limits?.makes === "pictures"; // a film only begins with its image
+    $("prompt-label").textContent = changes ? "What to change" : "Prompt";
+    $("prompt").placeholder = PLACEHOLDERS[this.#limits?.makes ?? "pictures"][this.mode];
     this.#showAuto(editing);
     $("custom").hidden = this.#shape() !== "custom";
     showAdapters();
@@ -237,7 +243,7 @@ export class Form {
     $("prompt-hint").hidden = lines >= 2;
     $("lines-text").textContent = `${lines} prompts, one a line`;
     const count = this.#prompts().length * Number($("n").value);
-    $("generate-text").textContent = `${editing ? "Edit" : "Generate"}${count > 1 ? ` ${plural(count, NOUNS[this.#limits?.makes] ?? "image")}` : ""}`;
+    $("generate-text").textContent = `${changes ? "Edit" : "Generate"}${count > 1 ? ` ${plural(count, NOUNS[this.#limits?.makes] ?? "image")}` : ""}`;
     if ($("prompt").value) $("problem").hidden = true;
     $("seed-clear").hidden = $("seed").value === "";
     this.#note(editing);

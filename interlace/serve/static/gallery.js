@@ -2,6 +2,7 @@
 
 import { $, h, plural } from "./dom.js";
 import { DRAGGED, Inputs } from "./inputs.js";
+import { nounOf } from "./words.js";
 
 const ENDINGS = { "video/mp4": "mp4", "video/webm": "webm", "image/webp": "webp", "audio/wav": "wav" };
 
@@ -96,7 +97,7 @@ export class Gallery {
   #count() {
     const done = this.done.length;
     const open = this.jobs.filter((job) => job.state === "waiting" || job.state === "sent").length;
-    const parts = [open && `${open} on the way`, done && `${plural(done, "image")}`].filter(Boolean);
+    const parts = [open && `${open} on the way`, done && plural(done, nounOf(this.done.map((job) => job.makes)))].filter(Boolean);
     $("count").textContent = parts.join(" · ");
     $("empty").hidden = this.jobs.length > 0;
     $("clear").hidden = done === 0;
