@@ -16,7 +16,8 @@ def notes(prompts: Sequence[str], width: int | None, height: int | None) -> list
         known = ", ".join(SHAPES)
         found.append(
             f"the built-in model draws only shapes ({known}); {strange[0]!r} becomes the nearest that it knows. "
-            "For anything else: --model NAME, see 'Real pictures' in README.md"
+            "For anything else name a model: --model stable-diffusion-v1-5/stable-diffusion-v1-5 --variant fp16 "
+            "--size 512x512 (3 GB to download; more in README.md, Real pictures)"
         )
     if (width or TRAINED[0], height or TRAINED[1]) != TRAINED:
         found.append("the built-in model was hardly trained on other sizes than 128x128")

@@ -47,7 +47,8 @@ def test_fields_of_ours_are_not_in_the_table_of_others() -> None:
 @pytest.mark.parametrize(
     ("sent", "meant"),
     [("steps", "num_inference_steps"), ("num_inference_step", "num_inference_steps"), ("cfg_scale", "guidance_scale"),
-     ("sise", "size"), ("Seed ", "seed"), ("negative", "negative_prompt"), ("promt", "prompt"), ("n_images", None)],
+     ("sise", "size"), ("Seed ", "seed"), ("negative", "negative_prompt"), ("promt", "prompt"),
+     ("n_images", "n"), ("stepz", "num_inference_steps"), ("xyzzy", None)],
 )  # fmt: skip
 def test_an_unknown_field_is_refused_with_the_nearest_name(sent: str, meant: str | None) -> None:
     with pytest.raises(FieldError) as refused:

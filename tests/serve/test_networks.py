@@ -262,6 +262,10 @@ def test_sizes_that_the_model_cannot_make(engines: Engines, server: Live) -> Non
             error = http.post(PATH, json={"prompt": "a", **sent}).json()["error"]
             assert error["param"] == param
             assert "70 is not a multiple of 16" in error["message"]
+        big = http.post(PATH, json={"prompt": "a", "size": "big"}).json()["error"]["message"]
+        assert big == "size is 'big'; expected WIDTHxHEIGHT in pixels, such as 512x512, or auto"
+        other = http.post(PATH, json={"prompt": "a", "model": "dall-e-3"}).json()["error"]["message"]
+        assert "expected demo or demo-edit, or none; a server that is started with --model-alias" in other
 
 
 def test_answers_as_files_and_by_url(engines: Engines) -> None:

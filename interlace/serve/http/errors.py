@@ -135,6 +135,14 @@ def _detail(error: HTTPException) -> str:
     return f"no such method here; expected {allowed}" if error.status_code == 405 and allowed else str(error.detail)
 
 
+# In place of the patterns that fields must match.
+_LOOKS = {
+    "size": "WIDTHxHEIGHT in pixels, such as 512x512, or auto",
+    "aspect_ratio": "WIDTH:HEIGHT, such as 16:9",
+    "seconds": "a number of seconds, such as 2.5",
+}
+
+
 def _validation(error: RequestValidationError | ValidationError) -> ApiError:
     """The first of pydantic's complaints, in the words got / expected."""
     first = error.errors()[0]
@@ -146,6 +154,8 @@ def _validation(error: RequestValidationError | ValidationError) -> ApiError:
             return invalid(f"{param} is missing; it is required", param, "missing_field")
         case "extra_forbidden":
             return invalid(f"unknown field {param!r}; leave it out (fields: see /docs)", param, "unknown_field")
+        case "string_pattern_mismatch" if param in _LOOKS:
+            return invalid(f"{param} is {got}; expected {_LOOKS[param]}", param)
         case _:
             text = f"{'.'.join(path) or 'the body'} is {got}; expected: {first['msg'].removeprefix('Input should be ')}"
             return invalid(text, param)

@@ -171,6 +171,7 @@ class Lanes:
         """The lane for a request. Raises `ApiError`: 404 for a model that isn't here, 400 for one that can't do it."""
         if model and model not in self.names and not self.settings.accept_any_model:
             text = f"model {model!r} is not served here; expected {' or '.join(self.names)}, or none"
+            text += "; a server that is started with --model-alias takes other names"
             raise ApiError(404, text, code="model_not_found", param="model")
         if not edit:
             if self.edit is not None and self.edit is not self.draw and model == self.edit.name:

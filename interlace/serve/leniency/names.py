@@ -7,14 +7,12 @@ _ALIKE = 0.6  # of 1; below it a suggestion would be a guess
 
 
 def nearest(name: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> str | None:
-    """The name of `known` that was probably meant: by `meant`, where other words are listed, else by spelling."""
+    """The name of `known` that was probably meant: one of the other words in `meant`, or one that is spelt alike."""
     names = {_plain(one): one for one in known}
+    words = {word: one for word, one in (meant or {}).items() if one in names.values()} | names
     plain = _plain(name)
-    word = (meant or {}).get(plain)
-    if word is not None and word in names.values():
-        return word
-    found = get_close_matches(plain, names, n=1, cutoff=_ALIKE)
-    return names[found[0]] if found else None
+    found = [plain] if plain in words else get_close_matches(plain, words, n=1, cutoff=_ALIKE)
+    return words[found[0]] if found else None
 
 
 def _plain(name: str) -> str:
