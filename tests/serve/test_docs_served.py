@@ -1,4 +1,4 @@
-"""Every `interlace serve` line of README and docs that one process can follow starts a server that gets warm.
+"""Every `interlace serve` line of README and docs that one process can follow starts a server that says it is ready.
 
 The hub's models have stand-ins; the code of docs/omni.md and the benches that ask a server run against what they start.
 """
@@ -59,7 +59,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Runs a `serve` line; when the server is warm, calls what it is given with its address, and stops it."""
+    """Runs a `serve` line; when the server is ready, calls what it is given with its address, and stops it."""
 
     def follow(line: str, then: Callable[[str], None] = lambda url: None) -> list[str]:
         asked: list[str] = []
@@ -78,6 +78,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
                 thread.join(60)
 
         monkeypatch.setattr(runner, "serve", serve)
+        monkeypatch.setenv("INTERLACE_WARMUP", "false")
         words = re.sub(r"--port \d+", "", line).replace("black-forest-labs/FLUX.1-dev", "./flux").split()
         assert interlace.cli.main.run([*words[1:], "--port", "0"]) == 0, line
         return asked
@@ -100,8 +101,8 @@ def test_an_omni_modal_model_answers_as_the_page_says(place: Path, served: Calla
     Path("questions.jsonl").write_text('{"prompt": "what is it", "image": "in.png"}\n{"prompt": "say it"}\n')
     short = {  # the stand-in has random weights and would speak on
         OMNI: folder,
-        'modalities=["text"': 'max_tokens=8, extra_body={"max_speech_tokens": 16}, modalities=["text"',
-        '"voice": "Ethan",': '"voice": "Ethan", "max_tokens": 8, "speech": {"max_tokens": 16},',
+        'modalities=["text"': 'max_tokens=8, extra_body={"speech": {"max_tokens": 16}}, modalities=["text"',
+        '"voice": "Ethan",\n': '"voice": "Ethan", "max_tokens": 8, "speech": {"max_tokens": 16},\n',
         '"multi_modal_data": {"image"': '"max_tokens": 8, "multi_modal_data": {"image"',
     }
     page = next(page for page in PAGES if page.stem == "omni")
@@ -116,11 +117,9 @@ def test_an_omni_modal_model_answers_as_the_page_says(place: Path, served: Calla
     Path("block.py").write_text(python)
     outputs = runpy.run_path("block.py", {"picture": Image.open("in.png")})["outputs"]
     assert [output.error for output in outputs] == [None, None]
-    answers = [
-        line for kind, _, text in blocks(page) if kind == "bash" for line in text.splitlines() if "answer" in line
-    ]
-    for line in answers:
-        words = shlex.split(line.replace(OMNI, folder))[1:]
+    bash = "".join(text for kind, _, text in blocks(page) if kind == "bash").splitlines()
+    for answer in (one for one in bash if one.startswith("interlace answer")):
+        words = shlex.split(answer.replace(OMNI, folder))[1:]
         assert interlace.cli.main.run([*words, "--max-tokens", "8", "--max-speech-tokens", "16"]) == 0
     assert {path.suffix for path in [*Path("written").iterdir(), *Path("spoken").iterdir()]} >= {".txt", ".wav"}
 
@@ -131,10 +130,8 @@ def test_the_operators_benches_run(server: Live, capsys: pytest.CaptureFixture[s
     lines = [line for _, _, text in blocks(page) for line in text.splitlines() if line.startswith("interlace bench")]
     assert len(lines) == 2
     for line in lines:
-        few = line.replace("http://127.0.0.1:8000", server.url).replace(
-            "--rate 2 --num-requests 64", "--num-requests 2"
-        )
-        assert interlace.cli.main.run(shlex.split(few)[1:]) == 0, line
+        few = {"http://127.0.0.1:8000": server.url, "--rate 2 --num-requests 64": "--num-requests 2 --mix 64x64/2"}
+        assert interlace.cli.main.run(shlex.split(_replaced(line, few))[1:]) == 0, line
         assert capsys.readouterr().out.strip().splitlines()[-1].startswith("{")
 
 

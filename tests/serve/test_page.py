@@ -173,6 +173,7 @@ def test_the_gallery_stays_and_gives_its_settings_and_files_back(visitor: Visit)
         assert (picture.format, picture.size) == ("PNG", (160, 112))
         assert CIRCLE in json.dumps(picture.info), "the file carries its prompt"
     page.get_by_role("button", name="Use these settings").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
     assert page.get_by_label("Prompt", exact=True).input_value() == CIRCLE
     assert page.get_by_label("Seed").input_value() == "7"
     assert page.get_by_label("Steps").input_value() == "5"
@@ -268,6 +269,10 @@ def test_a_phone_shows_all_of_it(browser: Browser, url: str) -> None:
         assert image["y"] + image["height"] <= prompt["y"], "the text lies below the image"
         page.get_by_role("button", name="Close").tap()
         expect(page.locator("#viewer")).to_be_hidden()
+        page.get_by_role("button", name=f"Open: {STAR}").tap()
+        page.get_by_role("button", name="Edit this image").tap()
+        expect(page.get_by_label("What to change")).to_be_focused()
+        expect(page.get_by_label("What to change")).to_be_in_viewport()
 
 
 def test_what_users_write_is_never_markup(visitor: Visit) -> None:

@@ -70,6 +70,7 @@ def test_the_seed_is_in_sight_and_using_settings_says_so(met: Visit) -> None:
     expect(page.get_by_label("Seed")).to_be_visible()
     page.get_by_role("button", name=f"Open: {CIRCLE}").first.click()
     page.get_by_role("button", name="Use these settings").click()
+    expect(page.get_by_label("Seed")).not_to_have_value("")
     seed = page.get_by_label("Seed").input_value()
     expect(page.locator("#toast-text")).to_have_text(f"Settings taken over, with seed {seed}")
     page.locator("#toast-undo").click()

@@ -24,7 +24,7 @@ MATTER = {
             "guidance-scale", "negative-prompt", "num-images", "seed", "max-num-seqs", "torch-dtype", "device",
             "overwrite", "dry-run"),
     "serve": ("model-name", "host", "port", "api-key", "api-key-file", "max-num-seqs", "torch-dtype", "device", "lora",
-              "edit-model", "num-gpus", "memory-utilization", "max-queued-requests", "deploy-config", "quantize"),
+              "edit-model", "num-gpus", "memory-utilization", "max-queued-requests", "deploy-config"),
 }  # fmt: skip
 _SHORTEST = {own: name for name, own in OTHER_NAMES.items() if len(name) > 1}
 _LETTERS = {own: name for name, own in OTHER_NAMES.items() if len(name) == 1}

@@ -147,17 +147,17 @@ def _validation(error: RequestValidationError | ValidationError) -> ApiError:
     """The first of pydantic's complaints, in the words got / expected."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    param = path[0] if path else None
+    param, where = path[0] if path else None, ".".join(path)
     got = _short(first.get("input"))
     match first["type"]:
         case "missing":
             return invalid(f"{param} is missing; it is required", param, "missing_field")
         case "extra_forbidden":
-            return invalid(f"unknown field {param!r}; leave it out (fields: see /docs)", param, "unknown_field")
+            return invalid(f"unknown field {where!r}; leave it out (fields: see /docs)", param, "unknown_field")
         case "string_pattern_mismatch" if param in _LOOKS:
             return invalid(f"{param} is {got}; expected {_LOOKS[param]}", param)
         case _:
-            text = f"{'.'.join(path) or 'the body'} is {got}; expected: {first['msg'].removeprefix('Input should be ')}"
+            text = f"{where or 'the body'} is {got}; expected: {first['msg'].removeprefix('Input should be ')}"
             return invalid(text, param)
 
 

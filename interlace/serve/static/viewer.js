@@ -1,7 +1,7 @@
 // One image at full size, with its parameters and what can be done with it.
 
 import { BeforeAfter, Variations } from "./compare.js";
-import { $, h } from "./dom.js";
+import { $, h, plural } from "./dom.js";
 import { fileName, isPicture, sentences } from "./gallery.js";
 
 const LARGEST_ZOOM = 5; // small pictures are shown larger, but not endlessly
@@ -19,10 +19,12 @@ export class Viewer {
     for (const name of ["reuse", "edit", "again", "variations"]) {
       $(`viewer-${name}`).addEventListener("click", () => {
         const job = this.#job;
+        // After the viewer has given the keyboard's focus back to the gallery: these put it into the form.
+        $("viewer").addEventListener("close", () => actions[name](job), { once: true });
         this.#close();
-        actions[name](job);
       });
     }
+    history.scrollRestoration = "manual"; // or going back from the viewer would scroll away from the form
     $("viewer-remove").addEventListener("click", () => this.#remove(actions.remove));
     $("viewer-previous").addEventListener("click", () => this.#move(-1));
     $("viewer-next").addEventListener("click", () => this.#move(1));
@@ -114,7 +116,8 @@ export class Viewer {
 
 /** How many requests shared its passes of the model, on average; nothing where it was alone. */
 function companyOf(rows) {
-  return rows > 1.05 ? `${(rows - 1).toFixed(1)} others` : null;
+  const others = Math.round((rows ?? 1) - 1);
+  return others > 0 ? plural(others, "other") : null;
 }
 
 function facts({ size, settings, mask, timings, at }) {
