@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from interlace import Engine
 from interlace.engine.adapters import kinds
 from interlace.errors import InvalidRequestError
+from interlace.models.adapters.files import wanted_sources
 from tests.test_families import TOLERANCE, difference
 from tests.zoo import FAMILIES
 
@@ -132,3 +133,11 @@ def test_an_adapter_that_is_not_loaded_is_refused_with_those_that_are() -> None:
     pipeline, _ = adapted("sd15-ddim")
     with Engine(pipeline) as engine, pytest.raises(InvalidRequestError, match="grain, line, wash"):
         engine.submit(requests("sd15-ddim", 1)[0], adapters={"lime": 1.0})
+
+
+def test_a_name_that_is_no_file_is_answered_with_those_that_come_with_the_model() -> None:
+    assert [source.name for source in wanted_sources("demo", ["outline"])] == ["outline"]
+    with pytest.raises(InvalidRequestError, match="with the model come outline, pastel"):
+        wanted_sources("demo", ["nosuch"])
+    with pytest.raises(InvalidRequestError, match=r"expected --lora outline --use-lora outline:0\.5"):
+        wanted_sources("demo", ["outline:0.5"])
