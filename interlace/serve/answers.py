@@ -11,11 +11,11 @@ from starlette.responses import JSONResponse, Response
 
 from interlace.errors import AbortedError
 from interlace.serve.http.errors import api_error
-from interlace.serve.http.sse import EventStream, Frame
-from interlace.serve.jobs.job import Part, RequestJob, timings
+from interlace.serve.http.sse import Frame
+from interlace.serve.jobs.job import Event, Part, RequestJob, timings
 from interlace.serve.jobs.pictures import encode_preview
 from interlace.serve.jobs.registry import Registry
-from interlace.serve.jobs.waiting import finished, start
+from interlace.serve.jobs.waiting import finished, start, streamed
 from interlace.serve.orders.fields import EditFields, GenerationFields
 from interlace.serve.orders.order import Order
 from interlace.serve.settings import ServeSettings
@@ -29,7 +29,7 @@ async def answer(request: Request, order: Order, fields: GenerationFields | Edit
     if job.background:
         return JSONResponse(job.describe(), 202)
     if fields.stream:
-        return EventStream(_events(registry, job), registry.settings.stream_keep_alive_s)
+        return streamed(registry, job, lambda events: _events(job, events))
     await finished(request, registry, job)
     if fields.response_format == "file":
         return _as_file(registry, job)
@@ -104,24 +104,23 @@ def _usage(job: RequestJob, parts: list[Part]) -> dict[str, Any]:
     }
 
 
-async def _events(registry: Registry, job: RequestJob) -> AsyncGenerator[Frame, None]:
+async def _events(job: RequestJob, events: "asyncio.Queue[Event]") -> AsyncGenerator[Frame, None]:
     """`image_generation.partial_image` and `.completed` (or `image_edit.*`), keep-alives, an `error` at worst."""
     prefix = "image_edit" if job.kind == "edit" else "image_generation"
-    with registry.followed(job) as events:
-        while True:
-            event = await events.get()
-            if event.kind == "preview" and event.part is not None:
-                data = await asyncio.to_thread(encode_preview, event, job.order)
-                yield _frame(f"{prefix}.partial_image", job, event.part, data, partial_image_index=event.index)
-            elif event.kind == "image" and event.part is not None and event.part.file is not None:
-                facts = {"usage": _usage(job, [event.part]), "timings": timings(event.part.metrics), **_warnings(job)}
-                yield _frame(f"{prefix}.completed", job, event.part, event.part.file.data, **facts)
-            elif event.kind == "error":
-                error = job.error or api_error(AbortedError("the request ended"))
-                yield "error", {"type": "error", **error.body}
-                return
-            elif event.kind == "done":
-                return
+    while True:
+        event = await events.get()
+        if event.kind == "preview" and event.part is not None:
+            data = await asyncio.to_thread(encode_preview, event, job.order)
+            yield _frame(f"{prefix}.partial_image", job, event.part, data, partial_image_index=event.index)
+        elif event.kind == "image" and event.part is not None and event.part.file is not None:
+            facts = {"usage": _usage(job, [event.part]), "timings": timings(event.part.metrics), **_warnings(job)}
+            yield _frame(f"{prefix}.completed", job, event.part, event.part.file.data, **facts)
+        elif event.kind == "error":
+            error = job.error or api_error(AbortedError("the request ended"))
+            yield "error", {"type": "error", **error.body}
+            return
+        elif event.kind == "done":
+            return
 
 
 def _frame(name: str, job: RequestJob, part: Part, data: bytes, **more: Any) -> Frame:

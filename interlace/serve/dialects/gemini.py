@@ -16,10 +16,9 @@ from interlace.errors import AbortedError
 from interlace.serve.http.bodies import read_body
 from interlace.serve.http.errors import ApiError, api_error, invalid
 from interlace.serve.http.openapi import ERRORS
-from interlace.serve.http.sse import EventStream, Frame
-from interlace.serve.jobs.job import Part, RequestJob
-from interlace.serve.jobs.registry import Registry
-from interlace.serve.jobs.waiting import finished, start
+from interlace.serve.http.sse import Frame
+from interlace.serve.jobs.job import Event, Part, RequestJob
+from interlace.serve.jobs.waiting import finished, start, streamed
 from interlace.serve.leniency.sift import sift
 from interlace.serve.orders.chats import configured, order_of
 from interlace.serve.orders.conversation import read_conversation
@@ -68,7 +67,7 @@ async def stream_content(request: Request, model: str) -> Response:
     """The text as it is written, then the picture."""
     registry = registry_of(request)
     job = start(request, registry, await _order(request, model), "gemini")
-    return EventStream(_events(registry, job), registry.settings.stream_keep_alive_s)
+    return streamed(registry, job, lambda events: _events(job, events))
 
 
 async def _order(request: Request, model: str) -> Order:
@@ -158,21 +157,20 @@ def _candidate(part: Part, text: str | None, *, picture: bool = True) -> dict[st
     return {**candidate, "finishReason": "STOP"} if picture else candidate
 
 
-async def _events(registry: Registry, job: RequestJob) -> AsyncGenerator[Frame, None]:
-    with registry.followed(job) as events:
-        while True:
-            event = await events.get()
-            if event.kind == "text" and event.part is not None:
-                yield "", {"candidates": [_candidate(event.part, event.text, picture=False)], "responseId": job.id}
-            elif event.kind == "image" and event.part is not None:
-                candidate = await asyncio.to_thread(_candidate, event.part, None)
-                yield "", {**_content(job, []), "candidates": [candidate]}
-            elif event.kind == "error":
-                error = job.error or api_error(AbortedError("the request ended"))
-                yield "", google_error(error)
-                return
-            elif event.kind == "done":
-                return
+async def _events(job: RequestJob, events: "asyncio.Queue[Event]") -> AsyncGenerator[Frame, None]:
+    while True:
+        event = await events.get()
+        if event.kind == "text" and event.part is not None:
+            yield "", {"candidates": [_candidate(event.part, event.text, picture=False)], "responseId": job.id}
+        elif event.kind == "image" and event.part is not None:
+            candidate = await asyncio.to_thread(_candidate, event.part, None)
+            yield "", {**_content(job, []), "candidates": [candidate]}
+        elif event.kind == "error":
+            error = job.error or api_error(AbortedError("the request ended"))
+            yield "", google_error(error)
+            return
+        elif event.kind == "done":
+            return
 
 
 def google_error(error: ApiError) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from interlace.serve.http.errors import api_error
 from interlace.serve.http.sse import Frame
 from interlace.serve.jobs.job import Event, Part, RequestJob
 from interlace.serve.jobs.pictures import encode_preview
-from interlace.serve.jobs.registry import Registry
 
 Json = dict[str, Any]
 _CALL = "response.image_generation_call"
@@ -82,24 +81,25 @@ def _usage(job: RequestJob) -> Json:
     return {"input_tokens": asked, "output_tokens": made, "total_tokens": asked + made, **details}
 
 
-async def events_of(registry: Registry, job: RequestJob, tools: Sequence[Json]) -> AsyncGenerator[Frame, None]:
+async def events_of(
+    job: RequestJob, events: "asyncio.Queue[Event]", tools: Sequence[Json]
+) -> AsyncGenerator[Frame, None]:
     """The stream of one response: each event knows its number, `response.completed` is the last."""
     writing = _Writing(job)
-    with registry.followed(job) as events:
-        for name in ("created", "in_progress"):
-            yield writing.event(f"response.{name}", response=response_of(job, tools, "in_progress"))
-        while True:
-            event = await events.get()
-            if event.kind == "error":
-                error = job.error or api_error(AbortedError("the request ended"))
-                yield writing.event("error", code=error.code, message=error.message, param=error.param)
-                yield writing.event("response.failed", response=response_of(job, tools, "failed"))
-                return
-            if event.kind == "done":
-                yield writing.event("response.completed", response=await asyncio.to_thread(response_of, job, tools))
-                return
-            for frame in await asyncio.to_thread(writing.told, event):
-                yield frame
+    for name in ("created", "in_progress"):
+        yield writing.event(f"response.{name}", response=response_of(job, tools, "in_progress"))
+    while True:
+        event = await events.get()
+        if event.kind == "error":
+            error = job.error or api_error(AbortedError("the request ended"))
+            yield writing.event("error", code=error.code, message=error.message, param=error.param)
+            yield writing.event("response.failed", response=response_of(job, tools, "failed"))
+            return
+        if event.kind == "done":
+            yield writing.event("response.completed", response=await asyncio.to_thread(response_of, job, tools))
+            return
+        for frame in await asyncio.to_thread(writing.told, event):
+            yield frame
 
 
 class _Writing:

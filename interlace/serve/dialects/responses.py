@@ -17,10 +17,9 @@ from interlace.serve.dialects.response_events import events_of, response_of
 from interlace.serve.http.bodies import read_body
 from interlace.serve.http.errors import invalid
 from interlace.serve.http.openapi import ERRORS, body_of
-from interlace.serve.http.sse import EventStream
 from interlace.serve.jobs.models import Lanes
 from interlace.serve.jobs.registry import Registry
-from interlace.serve.jobs.waiting import finished, start
+from interlace.serve.jobs.waiting import finished, start, streamed
 from interlace.serve.leniency.sift import sift
 from interlace.serve.orders.chats import order_of
 from interlace.serve.orders.conversation import read_conversation
@@ -60,7 +59,7 @@ async def respond(request: Request) -> Response:
     job.collected = True  # nobody needs to come for it
     if fields.stream:
         job.background = fields.store is not False
-        return EventStream(events_of(registry, job, fields.tools or []), registry.settings.stream_keep_alive_s)
+        return streamed(registry, job, lambda events: events_of(job, events, fields.tools or []))
     await finished(request, registry, job)
     content = await asyncio.to_thread(response_of, job, fields.tools or [])
     registry.release(job)

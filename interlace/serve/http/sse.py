@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -18,15 +18,18 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 class EventStream(Response):
     """Sends frames as they come, and a comment whenever nothing was sent for `keep_alive_s` seconds.
 
-    The generator is closed, and so can clean up, however the stream ends.
+    However the stream ends, the generator is closed, and then `end()` is called. A client may be gone before the first
+    frame: then the generator never began, and has nothing to clean up with.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[Frame, None], keep_alive_s: float) -> None:
+    def __init__(
+        self, frames: AsyncGenerator[Frame, None], keep_alive_s: float, end: Callable[[], object] = lambda: None
+    ) -> None:
         super().__init__(None, 200, _HEADERS)
         del self.headers["content-length"]
-        self._frames, self._keep_alive_s = frames, keep_alive_s
+        self._frames, self._keep_alive_s, self._end = frames, keep_alive_s, end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -41,6 +44,7 @@ class EventStream(Response):
                 task.cancel()
             results = await asyncio.gather(gone, sending, return_exceptions=True)
             await self._frames.aclose()
+            self._end()
         if isinstance(results[1], Exception):
             raise results[1]
 

@@ -100,12 +100,6 @@ class RequestJob:
         for watcher in self.watchers:
             watcher.put_nowait(event)
 
-    def so_far(self) -> list[Event]:
-        """What somebody has missed who watches from now on: pictures that are done, and the end."""
-        missed = [Event("image", part) for part in self.parts if part.state == "completed"]
-        end: list[Event] = [Event("error" if self.error else "done")] if self.is_over else []
-        return [*missed, *end]
-
     def watch(self) -> "asyncio.Queue[Event]":
         """Events from now on; remove the queue from `watchers` when done."""
         queue: asyncio.Queue[Event] = asyncio.Queue()

@@ -105,8 +105,6 @@ class Registry:
     def followed(self, job: RequestJob) -> Iterator["asyncio.Queue[Event]"]:
         """The events of a job whose client waits for all of it: left before its end, the job is cancelled."""
         events = job.watch()
-        for event in job.so_far():  # it may have failed, or be done, before its stream began
-            events.put_nowait(event)
         try:
             yield events
         finally:

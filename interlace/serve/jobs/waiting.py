@@ -1,10 +1,14 @@
 """Starting a job for the client of one HTTP request, and waiting for it as long as the client does."""
 
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack
+
 from starlette.requests import Request
 
 from interlace.serve.http.errors import client_left
-from interlace.serve.http.sse import unless_gone
-from interlace.serve.jobs.job import RequestJob
+from interlace.serve.http.sse import EventStream, Frame, unless_gone
+from interlace.serve.jobs.job import Event, RequestJob
 from interlace.serve.jobs.registry import Registry
 from interlace.serve.orders.order import Order
 
@@ -21,6 +25,15 @@ def start(request: Request, registry: Registry, order: Order, kind: str, *, back
     state.note.update(facts)
     state.warnings += order.warnings
     return registry.submit(order, job_id=state.request_id, kind=kind, client=state.client, background=background)
+
+
+def streamed(
+    registry: Registry, job: RequestJob, frames: Callable[["asyncio.Queue[Event]"], AsyncGenerator[Frame, None]]
+) -> EventStream:
+    """A stream of all that happens to a job that was started just now; a client that leaves, however early, ends it."""
+    following = ExitStack()
+    events = following.enter_context(registry.followed(job))
+    return EventStream(frames(events), registry.settings.stream_keep_alive_s, following.close)
 
 
 async def finished(request: Request, registry: Registry, job: RequestJob) -> None:

@@ -18,10 +18,9 @@ from interlace.errors import AbortedError
 from interlace.serve.http.bodies import read_body
 from interlace.serve.http.errors import api_error
 from interlace.serve.http.openapi import ERRORS, body_of
-from interlace.serve.http.sse import EventStream, Frame
-from interlace.serve.jobs.job import Part, RequestJob
-from interlace.serve.jobs.registry import Registry
-from interlace.serve.jobs.waiting import finished, start
+from interlace.serve.http.sse import Frame
+from interlace.serve.jobs.job import Event, Part, RequestJob
+from interlace.serve.jobs.waiting import finished, start, streamed
 from interlace.serve.orders.chats import chat_order
 from interlace.serve.orders.fields import Name, PictureFormat, Quality, Sampling, Size
 from interlace.serve.state import lanes_for, registry_of
@@ -61,7 +60,7 @@ async def chat(request: Request) -> Response:
     registry = registry_of(request)
     job = start(request, registry, order, "chat")
     if fields.stream:
-        return EventStream(_events(registry, job), registry.settings.stream_keep_alive_s)
+        return streamed(registry, job, lambda events: _events(job, events))
     await finished(request, registry, job)
     content = await asyncio.to_thread(_completion, job)
     registry.release(job)
@@ -98,28 +97,27 @@ def _usage(job: RequestJob) -> dict[str, int]:
     return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
 
 
-async def _events(registry: Registry, job: RequestJob) -> AsyncGenerator[Frame, None]:
+async def _events(job: RequestJob, events: "asyncio.Queue[Event]") -> AsyncGenerator[Frame, None]:
     """Chunks as OpenAI's SDK reads them, `[DONE]` last; an error ends the stream."""
 
     def chunk(part: Part, delta: dict[str, Any], reason: str | None = None) -> Frame:
         choice = {"index": part.index, "delta": delta, "logprobs": None, "finish_reason": reason}
         return "", {**_head(job, "chat.completion.chunk"), "created": int(time()), "choices": [choice]}
 
-    with registry.followed(job) as events:
-        for part in job.parts:
-            yield chunk(part, {"role": "assistant", "content": ""})
-        while True:
-            event = await events.get()
-            if event.kind == "text" and event.part is not None:
-                yield chunk(event.part, {"content": event.text})
-            elif event.kind == "image" and event.part is not None:
-                yield chunk(event.part, {"images": await asyncio.to_thread(_images, event.part)})
-                yield chunk(event.part, {}, "stop")
-            elif event.kind == "error":
-                error = job.error or api_error(AbortedError("the request ended"))
-                yield "", error.body
-                return
-            elif event.kind == "done":
-                yield "", {**_head(job, "chat.completion.chunk"), "choices": [], "usage": _usage(job)}
-                yield "", "[DONE]"
-                return
+    for part in job.parts:
+        yield chunk(part, {"role": "assistant", "content": ""})
+    while True:
+        event = await events.get()
+        if event.kind == "text" and event.part is not None:
+            yield chunk(event.part, {"content": event.text})
+        elif event.kind == "image" and event.part is not None:
+            yield chunk(event.part, {"images": await asyncio.to_thread(_images, event.part)})
+            yield chunk(event.part, {}, "stop")
+        elif event.kind == "error":
+            error = job.error or api_error(AbortedError("the request ended"))
+            yield "", error.body
+            return
+        elif event.kind == "done":
+            yield "", {**_head(job, "chat.completion.chunk"), "choices": [], "usage": _usage(job)}
+            yield "", "[DONE]"
+            return

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from time import time
 from typing import Any
 
@@ -38,8 +39,11 @@ async def chat(request: Request) -> Response:
     answer = state.registry.submit(asked, own.client)
     own.note["model"] = state.names[0]
     if fields.stream:
-        first = await state.registry.next_event(answer)  # what is refused at once is answered with its status
-        return EventStream(_events(state, answer, kind, first), state.settings.stream_keep_alive_s)
+        with ExitStack() as following:
+            following.enter_context(state.registry.followed(answer))
+            first = await state.registry.next_event(answer)  # what is refused at once is answered with its status
+            end = following.pop_all().close
+        return EventStream(_events(state, answer, kind, first), state.settings.stream_keep_alive_s, end)
     return JSONResponse(await _whole(request, state, answer, kind))
 
 
@@ -86,24 +90,23 @@ async def _events(
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return "", {**_head(state, answer, "chat.completion.chunk"), "choices": [choice]}
 
-    with registry.followed(answer):
-        try:
-            yield chunk({"role": "assistant", "content": ""})
-            event = first
-            while True:
-                if isinstance(event, Output):
-                    if heard:
-                        yield chunk({"audio": _audio_head(answer)})
-                    yield chunk({}, "stop")
-                    yield "", {**_head(state, answer, "chat.completion.chunk"), "choices": [], "usage": _usage(event)}
-                    yield "", "[DONE]"
-                    return
-                elif event.text is not None:
-                    yield chunk({"content": event.text})
-                elif event.audio is not None:
-                    data = base64_of(piece(event.audio, kind, rate, first=not heard))
-                    heard = True
-                    yield chunk({"audio": {"id": f"audio-{answer.id}", "data": data}})
-                event = await registry.next_event(answer)
-        except ApiError as error:
-            yield "", api_error(error).body
+    try:
+        yield chunk({"role": "assistant", "content": ""})
+        event = first
+        while True:
+            if isinstance(event, Output):
+                if heard:
+                    yield chunk({"audio": _audio_head(answer)})
+                yield chunk({}, "stop")
+                yield "", {**_head(state, answer, "chat.completion.chunk"), "choices": [], "usage": _usage(event)}
+                yield "", "[DONE]"
+                return
+            elif event.text is not None:
+                yield chunk({"content": event.text})
+            elif event.audio is not None:
+                data = base64_of(piece(event.audio, kind, rate, first=not heard))
+                heard = True
+                yield chunk({"audio": {"id": f"audio-{answer.id}", "data": data}})
+            event = await registry.next_event(answer)
+    except ApiError as error:
+        yield "", api_error(error).body
