@@ -211,24 +211,35 @@ class DiffusionStage:
     def _told(
         self, request_id: str, kwargs: Mapping[str, Any], listener: Listener, previews: "list[Future[None]]"
     ) -> EngineListener:
-        """The engine's events as the owner's; latents become pictures on another thread, noted in `previews`."""
+        """The engine's events as the owner's; latents become pictures on other threads, noted in `previews`."""
         size = kwargs.get("height"), kwargs.get("width")
+        last: Future[None] | None = None
 
         def tell(event: EngineEvent) -> None:
+            nonlocal last
             progress = Progress(
                 request_id=request_id, step=event.step, num_steps=event.num_steps, kind=event.kind, rows=event.rows
             )
             if event.latents is None:
                 listener(progress)
             else:
-                previews.append(self._workers.submit(self._preview, event.latents, size, progress, listener))
+                last = self._workers.submit(self._preview, event.latents, size, progress, listener, last)
+                previews.append(last)
 
         return tell
 
     def _preview(
-        self, latents: Tensor, size: tuple[int | None, int | None], progress: Progress, listener: Listener
+        self,
+        latents: Tensor,
+        size: tuple[int | None, int | None],
+        progress: Progress,
+        listener: Listener,
+        earlier: "Future[None] | None",
     ) -> None:
+        """Told after the one before, which a worker took up earlier."""
         picture = self._previewer.picture(latents, *size)
+        if earlier is not None:
+            wait([earlier])
         if picture is not None:
             listener(replace(progress, preview=picture))
 

@@ -126,6 +126,8 @@ class LocalARStage:
             self._live[key] = writing
         draw = vars(self.language.draw(params))
         self._manager.add_request(tokens, request_id=key, max_new_tokens=max_tokens, streaming=True, **draw)
+        if key not in self._live:  # aborted while it was handed over
+            self._manager.cancel_request(key)
 
     def _read(self) -> None:
         while not self._closed:

@@ -53,7 +53,7 @@ class Child:
         self._channel = channel
         self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._stage: Any = None
-        self._live, self._lock = 0, threading.Lock()
+        self._live, self._lock, self._counting = 0, threading.Lock(), threading.Lock()
         self._writer = threading.Thread(target=self._write, name="interlace-outbox", daemon=True)
         self._writer.start()
 
@@ -110,10 +110,11 @@ class Child:
 
     def _count(self) -> None:
         engine = getattr(self._stage, "engine", None)
-        if engine is None:
-            self._outbox.put(Counted(counts=self._stage.stats()))
-        else:
-            self._outbox.put(Counted(counts=engine.statistics(), forwarding=engine.forwarding()))
+        with self._counting:  # two threads count: what was counted first is said first
+            if engine is None:
+                self._outbox.put(Counted(counts=self._stage.stats()))
+            else:
+                self._outbox.put(Counted(counts=engine.statistics(), forwarding=engine.forwarding()))
 
     def _count_now_and_then(self) -> None:
         while True:
