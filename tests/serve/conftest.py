@@ -1,6 +1,5 @@
 """One pair of engines and one server for most of these tests."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from interlace import AsyncOmni
 from interlace.models.loader import load_model
 from interlace.serve.jobs.models import editing_sibling
-from serve.live import Live, running
+from serve.live import ENDLESS, Live, running, until
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +25,12 @@ def engines() -> Iterator[tuple[AsyncOmni, AsyncOmni]]:
 def server(engines: tuple[AsyncOmni, AsyncOmni]) -> Iterator[Live]:
     with running(*engines, warmup=True) as live:
         with live.http() as http:
-            while http.get("/health").status_code != 200:
-                time.sleep(0.1)
+            until(lambda: http.get("/health").status_code == 200)
+        yield live
+
+
+@pytest.fixture(scope="session")
+def patient(engines: tuple[AsyncOmni, AsyncOmni]) -> Iterator[Live]:
+    """The same models behind a server that takes `ENDLESS` requests, which are under way until they are aborted."""
+    with running(*engines, max_steps=ENDLESS["num_inference_steps"]) as live:
         yield live

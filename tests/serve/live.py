@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx
@@ -18,7 +18,9 @@ from interlace.serve.http.run import DrainingServer, make_server
 from interlace.serve.settings import ServeSettings
 from interlace.serve.speaking.app import create_speaking_app
 
+WAIT_S = 120.0  # for what comes at once, unless the machine is busy
 SMALL = {"size": "64x64", "num_inference_steps": 2}
+ENDLESS = {"prompt": "a long one", "size": "128x128", "num_inference_steps": 100_000}  # no test waits for its end
 
 
 class Live:
@@ -30,7 +32,16 @@ class Live:
         self.url = server.url
 
     def http(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, **options)
+        return httpx.Client(base_url=self.url, timeout=WAIT_S, **options)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Within, no forward runs of the model that draws: what is under way stays so, however slow the tests are."""
+        paused: AbstractContextManager[None] = self.state.models.current.draw.omni.engine.paused()
+        return paused
+
+    def events_followed(self, job_id: str) -> bool:
+        """Whether somebody listens to what happens to a request."""
+        return any(job.watchers for job in list(self.state.registry.jobs) if job.id == job_id)
 
 
 @contextmanager
@@ -49,7 +60,7 @@ def running(
         yield Live(server)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(WAIT_S)
         assert not thread.is_alive()
 
 
@@ -78,7 +89,7 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def until(check: Callable[[], Any], seconds: float = 30.0) -> Any:
+def until(check: Callable[[], Any], seconds: float = WAIT_S) -> Any:
     """What `check` returns as soon as it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -4,13 +4,14 @@ import importlib
 import sys
 import types
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from serve.live import Live
+from serve.live import ENDLESS, WAIT_S, Live, until
 
 FOLDER = Path(__file__).parents[2] / "integrations"
 
@@ -64,10 +65,19 @@ def run(node: type, server: Live, **given: Any) -> torch.Tensor:
     return made
 
 
+def run_watched(node: type, server: Live, **given: Any) -> torch.Tensor:
+    """The same, drawn when the node listens already: it hears of every step and preview."""
+    with ThreadPoolExecutor(1) as pool:
+        with server.paused():
+            made = pool.submit(run, node, server, **given)
+            until(lambda: made.done() or any(job.watchers for job in server.state.registry.live()))
+        return made.result(WAIT_S)
+
+
 def test_the_nodes_draw_and_edit(comfy: tuple[Stub, Any], server: Live) -> None:
     stub, nodes = comfy
     draw, edit = (nodes.NODE_CLASS_MAPPINGS[name] for name in ("InterlaceTextToImage", "InterlaceEdit"))
-    made = run(draw, server, prompt="a red circle", seed=7, width=128, height=64, steps=8, batch_size=2)
+    made = run_watched(draw, server, prompt="a red circle", seed=7, width=128, height=64, steps=8, batch_size=2)
     assert (made.shape, made.dtype) == ((2, 64, 128, 3), torch.float32)
     assert 0 <= made.min() < made.max() <= 1
     values = [value for value, total, _ in stub.shown if total == 100]
@@ -88,12 +98,13 @@ def test_the_nodes_draw_and_edit(comfy: tuple[Stub, Any], server: Live) -> None:
     assert not [job for job in left if job["id"].startswith("comfyui-")], "nothing is left on the server"
 
 
-def test_an_interrupted_queue_ends_the_request(comfy: tuple[Stub, Any], server: Live) -> None:
+def test_an_interrupted_queue_ends_the_request(comfy: tuple[Stub, Any], patient: Live) -> None:
     stub, nodes = comfy
     stub.interrupt_at = 2
+    draw, steps = nodes.NODE_CLASS_MAPPINGS["InterlaceTextToImage"], ENDLESS["num_inference_steps"]
     with pytest.raises(Interrupted):
-        run(nodes.NODE_CLASS_MAPPINGS["InterlaceTextToImage"], server, prompt="a", seed=1, width=0, height=0, steps=140)
-    with server.http() as http:
+        run(draw, patient, prompt="a", seed=1, width=0, height=0, steps=steps)
+    with patient.http() as http:
         assert not [job for job in http.get("/v1/requests").json()["data"] if job["id"].startswith("comfyui-")]
 
 

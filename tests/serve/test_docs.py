@@ -23,7 +23,7 @@ def test_curl_examples(server: Live, script: str, tmp_path: Path) -> None:
         env={"URL": server.url, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "b64_json" in done.stdout or (tmp_path / "star.png").read_bytes()[:4] == b"\x89PNG"

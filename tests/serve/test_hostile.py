@@ -21,7 +21,7 @@ from interlace.media.fetch import fetch, public_address
 from interlace.serve.http.errors import ApiError
 from interlace.serve.http.uploads import decode_image, image_bytes
 from interlace.serve.settings import ServeSettings
-from serve.live import SMALL, Live, b64, mask_png, png, running, until
+from serve.live import SMALL, WAIT_S, Live, b64, mask_png, png, running, until
 
 PATH = "/v1/images/generations"
 EDITS = "/v1/images/edits"
@@ -127,10 +127,9 @@ def test_raw_bytes_instead_of_http(server: Live) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     draw = random.Random(1)
     for _ in range(50):
-        with socket.create_connection((host, int(port)), timeout=5) as sock:
+        with socket.create_connection((host, int(port)), timeout=WAIT_S) as sock:
             sock.sendall(draw.randbytes(200) + b"\r\n\r\n")
-            sock.settimeout(5)
-            assert sock.recv(100).startswith(b"HTTP/1.1 400") or True
+            assert sock.recv(100).startswith(b"HTTP/1.1 400")
 
 
 def test_limits_are_the_servers_to_set(engines: tuple[AsyncOmni, AsyncOmni]) -> None:
@@ -173,7 +172,7 @@ def test_a_full_queue_says_when_to_come_back(engines: tuple[AsyncOmni, AsyncOmni
     draw = AsyncOmni(engines[0].omni.model, max_num_seqs=1)
     long = {"prompt": "a", "size": "128x128", "num_inference_steps": 140, "async": True}
     try:
-        with running(draw, max_queued_requests=1) as live, live.http() as http:
+        with running(draw, max_queued_requests=1) as live, live.paused(), live.http() as http:
             ids = [http.post(PATH, json=long).json()["id"] for _ in range(2)]
             refused = http.post(PATH, json=long)
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
@@ -182,7 +181,7 @@ def test_a_full_queue_says_when_to_come_back(engines: tuple[AsyncOmni, AsyncOmni
             assert 'interlace:refused_total{reason="queue_full"} 1.0' in http.get("/metrics").text
             for one in ids:
                 http.delete(f"/v1/requests/{one}")
-        with running(draw, max_requests_per_key=1) as live, live.http() as http:
+        with running(draw, max_requests_per_key=1) as live, live.paused(), live.http() as http:
             first = http.post(PATH, json=long).json()["id"]
             assert http.post(PATH, json=long).json()["error"]["code"] == "client_limit"
             http.delete(f"/v1/requests/{first}")
@@ -216,21 +215,21 @@ def test_large_pictures_are_scaled_down_before_they_are_kept() -> None:
 
 
 def test_slow_heads_and_slow_bodies_are_cut_off(engines: tuple[AsyncOmni, AsyncOmni]) -> None:
-    with running(*engines, header_timeout_s=0.5, body_timeout_s=0.5) as live:
-        host, port = live.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=5) as sock:
-            sock.sendall(b"GET /liveness HTTP/1.1\r\nHost:")
-            start = time.monotonic()
-            assert sock.recv(100) == b""
-            assert time.monotonic() - start < 4
-        with socket.create_connection((host, int(port)), timeout=5) as sock:
-            sock.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-            assert b" 408 " in sock.recv(1000)
+    for limits, sent, answer in (
+        ({"header_timeout_s": 0.5}, b"GET /liveness HTTP/1.1\r\nHost:", b""),
+        ({"body_timeout_s": 0.5}, f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode(), b" 408 "),
+    ):
+        with running(*engines, **{"header_timeout_s": 3600.0, "body_timeout_s": 3600.0, **limits}) as live:
+            host, port = live.url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port)), timeout=WAIT_S) as sock:
+                sock.sendall(sent)
+                got = sock.recv(1000)
+        assert answer in got if answer else not got
 
 
 def test_a_hundred_idle_connections_do_not_keep_others_out(server: Live) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    socks = [socket.create_connection((host, int(port)), timeout=5) for _ in range(100)]
+    socks = [socket.create_connection((host, int(port)), timeout=WAIT_S) for _ in range(100)]
     try:
         with server.http() as http:
             assert http.post(PATH, json={"prompt": "a star", **SMALL}).status_code == 200
@@ -280,7 +279,7 @@ def test_a_fetch_is_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPatch) ->
             with connection:
                 connection.recv(1000)
                 try:
-                    for _ in range(40):
+                    for _ in range(600):
                         connection.sendall(b"H" if slow else b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1000)
                         time.sleep(0.1)
                 except OSError:
@@ -290,12 +289,12 @@ def test_a_fetch_is_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPatch) ->
     slow = False
     threading.Thread(target=trickle, daemon=True).start()
     with pytest.raises(ValueError, match="larger"):
-        fetch(f"http://there:{port}/", max_bytes=500, timeout_s=5)
+        fetch(f"http://there:{port}/", max_bytes=500, timeout_s=WAIT_S)
     slow = True
     start = time.monotonic()
     with pytest.raises(OSError):
         fetch(f"http://there:{port}/", max_bytes=500, timeout_s=0.5)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30, "half of what all bytes would take"
     server.close()
 
 
@@ -335,23 +334,20 @@ def test_nothing_leaks_over_many_requests(server: Live) -> None:
     before = measure()
     for _ in range(3):
         round_()
-    time.sleep(0.5)
-    after = measure()
-    assert after[0] <= before[0] + 3
-    assert after[1] == 0
-    assert server.state.registry.admission.live == 0
+    until(lambda: server.state.registry.admission.live == 0)
+    until(lambda: (after := measure())[0] <= before[0] + 3 and after[1] == 0)
     assert all(not job.num_bytes for job in server.state.registry.jobs if not job.background)
     assert all(not job.watchers for job in server.state.registry.jobs if job.is_over)
 
 
 def test_logs_hold_no_prompts(server: Live, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "interlace.access"), server.http() as http:
-        http.post(PATH, json={"prompt": "very private", **SMALL})
-        lines = []
-        end = time.monotonic() + 10  # the line is written after the answer
-        while not lines and time.monotonic() < end:
-            time.sleep(0.01)
-            lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "interlace.access"]
-    assert lines[-1]["status"] == 200
-    assert lines[-1]["steps"] == 2
+        http.post(PATH, json={"prompt": "very private", **SMALL}, headers={"X-Request-Id": "mine"})
+
+        def mine() -> list[dict[str, object]]:
+            lines = [json.loads(one.getMessage()) for one in caplog.records if one.name == "interlace.access"]
+            return [line for line in lines if line["id"] == "mine"]
+
+        (line,) = until(mine)  # it is written after the answer
+    assert (line["status"], line["steps"]) == (200, 2)
     assert "private" not in caplog.text

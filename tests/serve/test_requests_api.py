@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from interlace import AsyncOmni
-from serve.live import SMALL, Live, running, until
+from serve.live import ENDLESS, SMALL, WAIT_S, Live, running, until
 
-LONG = {"prompt": "a long one", "size": "128x128", "num_inference_steps": 140, "async": True}
+LONG = {**ENDLESS, "async": True}
 
 
 def test_an_asynchronous_request_is_polled_collected_and_deleted(server: Live) -> None:
@@ -27,8 +27,8 @@ def test_an_asynchronous_request_is_polled_collected_and_deleted(server: Live) -
         assert http.get(path).status_code == 404
 
 
-def test_the_clients_id_names_the_request(server: Live) -> None:
-    with server.http() as http:
+def test_the_clients_id_names_the_request(patient: Live) -> None:
+    with patient.http() as http:
         headers = {"X-Request-Id": "mine-1"}
         got = http.post("/v1/images/generations", json={"prompt": "a star", **SMALL}, headers=headers)
         assert got.headers["x-request-id"] == got.json()["id"] == "mine-1"
@@ -46,12 +46,12 @@ def test_the_clients_id_names_the_request(server: Live) -> None:
         assert strange.headers["x-request-id"].startswith("req-")
 
 
-def test_a_running_request_shows_its_steps_and_can_be_cancelled(server: Live) -> None:
-    with server.http() as http:
+def test_a_running_request_shows_its_steps_and_can_be_cancelled(patient: Live) -> None:
+    with patient.http() as http:
         job_id = http.post("/v1/images/generations", json=LONG).json()["id"]
         path = f"/v1/requests/{job_id}"
         seen = until(lambda: (found := http.get(path).json())["step"] > 1 and found)
-        assert seen["num_steps"] == 140
+        assert seen["num_steps"] == LONG["num_inference_steps"]
         assert seen["rows"] >= 1
         assert job_id in [job["id"] for job in http.get("/v1/requests").json()["data"]]
         stats = http.get("/v1/stats").json()
@@ -63,22 +63,22 @@ def test_a_running_request_shows_its_steps_and_can_be_cancelled(server: Live) ->
         assert http.delete(path).json()["aborted"] is True
         gone = http.get(path).json()
         assert (gone["status"], gone["error"]["code"]) == ("failed", "aborted")
-        until(lambda: not server.state.models.current.draw.omni.engine.live())
+        until(lambda: not patient.state.models.current.draw.omni.engine.live())
 
 
-def test_a_waiter_hears_that_its_request_was_cancelled(server: Live) -> None:
+def test_a_waiter_hears_that_its_request_was_cancelled(patient: Live) -> None:
     answers = []
 
     def ask() -> None:
-        with server.http(headers={"X-Request-Id": "waiter"}) as http:
+        with patient.http(headers={"X-Request-Id": "waiter"}) as http:
             answers.append(http.post("/v1/images/generations", json={**LONG, "async": False}))
 
     thread = threading.Thread(target=ask)
     thread.start()
-    with server.http() as http:
+    with patient.http() as http:
         until(lambda: http.get("/v1/requests/waiter").status_code == 200)
         http.delete("/v1/requests/waiter")
-    thread.join(20)
+    thread.join(WAIT_S)
     assert answers[0].status_code == 409
     assert answers[0].json()["error"]["code"] == "aborted"
 
@@ -86,43 +86,47 @@ def test_a_waiter_hears_that_its_request_was_cancelled(server: Live) -> None:
 def test_events_tell_the_whole_story(server: Live) -> None:
     body = {"prompt": "a star", "size": "64x64", "num_inference_steps": 8, "async": True, "partial_images": 1}
     with server.http() as http:
-        job_id = http.post("/v1/images/generations", json=body).json()["id"]
-        with http.stream("GET", f"/v1/requests/{job_id}/events") as stream:
-            lines = [line for line in stream.iter_lines() if line]
+        with server.paused():  # until somebody listens
+            job_id = http.post("/v1/images/generations", json=body).json()["id"]
+            stream = http.send(http.build_request("GET", f"/v1/requests/{job_id}/events"), stream=True)
+            until(lambda: server.events_followed(job_id))
+        lines = [line for line in stream.iter_lines() if line]
     names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
     data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-    assert names[0] in ("queued", "started")
+    assert names[0] == "queued"
     assert names[-1] == "done"
     assert {"started", "step", "preview", "image"} <= set(names)
     assert all(entry["id"] == job_id for entry in data)
     assert data[names.index("preview")]["b64_json"]
 
 
-def test_a_disconnect_aborts(server: Live) -> None:
+def test_a_disconnect_aborts(patient: Live) -> None:
     import socket
 
     body = json.dumps({**LONG, "async": False}).encode()
-    host, port = server.url.removeprefix("http://").split(":")
+    host, port = patient.url.removeprefix("http://").split(":")
     head = "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += f"X-Request-Id: gone\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port))) as sock:
         sock.sendall(head.encode() + body)
-        with server.http() as http:
+        with patient.http() as http:
             until(lambda: http.get("/v1/requests/gone").status_code == 200)
-    with server.http() as http:
+    with patient.http() as http:
         until(lambda: http.get("/v1/requests/gone").json()["status"] == "failed")
-    until(lambda: not server.state.models.current.draw.omni.engine.live())
+    until(lambda: not patient.state.models.current.draw.omni.engine.live())
 
 
 def test_positions_in_the_queue_follow_priority(engines: tuple[AsyncOmni, AsyncOmni]) -> None:
     draw = AsyncOmni(engines[0].omni.model, max_num_seqs=1)
     try:
-        with running(draw) as live, live.http() as http:
-            ids = [
-                http.post("/v1/images/generations", json={**LONG, "priority": priority}).json()["id"]
-                for priority in (0, 0, 5)
-            ]
-            until(lambda: http.get(f"/v1/requests/{ids[0]}").json()["status"] == "in_progress")
+        with running(draw, max_steps=LONG["num_inference_steps"]) as live, live.http() as http:
+
+            def ask(priority: int) -> str:
+                return http.post("/v1/images/generations", json={**LONG, "priority": priority}).json()["id"]
+
+            first = ask(0)
+            until(lambda: http.get(f"/v1/requests/{first}").json()["status"] == "in_progress")
+            ids = [first, ask(0), ask(5)]
             places = [http.get(f"/v1/requests/{one}").json()["position"] for one in ids]
             assert places == [None, 2, 1]
             for one in ids:

@@ -24,7 +24,7 @@ from interlace.serve.app import create_app_over
 from interlace.serve.http.run import make_server
 from interlace.serve.jobs.repository import ModelRepository, Offer
 from interlace.serve.settings import ServeSettings
-from serve.live import Live, picture, until
+from serve.live import WAIT_S, Live, picture, until
 from tests.zoo import FAMILIES
 
 KINDS = {"first": "sd15-ddim", "second": "sdxl", "third": "flux"}
@@ -73,11 +73,11 @@ def several(counted: Counted, **options: Any) -> Iterator[Live]:
     live = Live(server)
     try:
         with live.http() as http:
-            until(lambda: http.get("/health").status_code == 200, 120)
+            until(lambda: http.get("/health").status_code == 200)
         yield live
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(WAIT_S)
         models.close()
         assert not thread.is_alive()
 
@@ -116,7 +116,7 @@ def test_a_request_waits_for_its_model_and_says_so(folders: dict[str, Path]) -> 
     counted, go = Counted(folders), threading.Event()
     second = str(folders["second"])
     with several(counted, max_loaded=1) as live, ThreadPoolExecutor(1) as pool, live.http() as http:
-        counted.gate = lambda: go.wait(60)
+        counted.gate = lambda: go.wait(300)
         body = {"model": second, "prompt": "a star", **ASK, **STEPS}
         asked = pool.submit(http.post, "/v1/images/generations", json=body, headers={"X-Request-Id": "mine"})
         with live.http() as other:

@@ -13,7 +13,7 @@ from zoo.video import _stable_audio, _wan
 
 from interlace import AsyncOmni
 from interlace.models.loader import LoadedModel
-from serve.live import Live, b64, png, running
+from serve.live import Live, b64, png, running, until
 
 DEFAULTS = {"height": 16, "width": 16, "num_frames": 9, "num_inference_steps": 2, "max_sequence_length": 16}
 
@@ -94,7 +94,7 @@ def test_ranges_of_a_film(live: Live) -> None:
         made = http.post("/v1/videos/sync", json={"prompt": "a cat", "seed": 5, "num_frames": 5})
         assert (made.headers["content-type"], made.headers["x-interlace-seed"]) == ("video/mp4", "5")
         job = http.post("/v1/videos", json={"prompt": "a cat", "seed": 5, "num_frames": 5}).json()
-        until(http, job["id"])
+        ended(http, job["id"])
         place = f"/v1/videos/{job['id']}/content"
         whole = http.get(place)
         assert (whole.content, whole.headers["accept-ranges"]) == (made.content, "bytes")
@@ -115,8 +115,9 @@ def test_ranges_of_a_film(live: Live) -> None:
 
 def test_a_cancelled_film_says_so(live: Live) -> None:
     with live.http() as http:
-        job = http.post("/v1/videos", json={"prompt": "a cat", "num_inference_steps": 150}).json()
-        ended = http.post(f"/v1/videos/{job['id']}/cancel").json()
+        with live.paused():
+            job = http.post("/v1/videos", json={"prompt": "a cat", "num_inference_steps": 150}).json()
+            ended = http.post(f"/v1/videos/{job['id']}/cancel").json()
         assert (ended["status"], ended["error"]["code"]) == ("failed", "aborted")
         assert http.get(f"/v1/videos/{job['id']}/content").status_code == 409
 
@@ -140,8 +141,12 @@ def test_other_formats_and_peers_fields(live: Live, name: str, kind: str) -> Non
 
 def test_previews_are_drawn_on_the_way(live: Live) -> None:
     with live.http() as http:
-        job = http.post("/v1/videos", json={"prompt": "a cat", "num_inference_steps": 40}).json()
-        events = http.get(f"/v1/requests/{job['id']}/events", timeout=120).text
+        with live.paused():  # until somebody listens
+            job = http.post("/v1/videos", json={"prompt": "a cat", "num_inference_steps": 40}).json()
+            request = http.build_request("GET", f"/v1/requests/{job['id']}/events")
+            stream = http.send(request, stream=True)
+            until(lambda: live.events_followed(job["id"]))
+        events = stream.read().decode()
     assert events.count("event: preview") >= 1
     assert "event: done" in events
 
@@ -162,13 +167,13 @@ def test_sound_is_the_answer(sounding: Live) -> None:
             heard = sum(frame.samples for frame in container.decode(audio=0))
             assert heard / container.streams.audio[0].rate == pytest.approx(1.0, abs=0.15)
         job = http.post("/v1/audio/generate", json={"prompt": "rain", "seconds": 1, "async": True}).json()
-        until(http, job["id"])
+        ended(http, job["id"])
         assert http.get(f"/v1/requests/{job['id']}/content").content[:4] == b"RIFF"
         refused = http.post("/v1/videos", json={"prompt": "a cat"}).json()["error"]
         assert refused["message"] == "tiny-audio makes sound; use /v1/audio/generate"
 
 
-def until(http: httpx.Client, job_id: str) -> None:
+def ended(http: httpx.Client, job_id: str) -> None:
     """Returns once a job is over, which its events say."""
     assert "event: done" in http.get(f"/v1/requests/{job_id}/events", timeout=120).text
 

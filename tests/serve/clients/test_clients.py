@@ -14,7 +14,7 @@ from serve.live import Live, picture, running, until
 def live(engines: tuple[AsyncOmni, AsyncOmni]) -> Iterator[Live]:
     with running(*engines, model_alias=("dall-e-3",), size_policy="nearest", warmup=True) as server:
         with server.http() as http:
-            until(lambda: http.get("/health").status_code == 200, 120)
+            until(lambda: http.get("/health").status_code == 200)
         yield server
 
 
