@@ -1,7 +1,6 @@
 """Stages without models, and pipelines of them, for what is about requests and not about tensors."""
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -25,15 +24,14 @@ class FakeStage:
         self.live: dict[str, Future[Output]] = {}
         self.held: list[Output] = []
         self.most = 0
-        self.started: list[tuple[str, float]] = []
-        self.ended: list[tuple[str, float]] = []
+        self.started: list[str] = []
 
     def submit(self, request: Request, listener: Listener | None = None) -> "Future[Output]":
         future: Future[Output] = Future()
         request_id = request.request_id
         self.live[request_id] = future
         self.most = max(self.most, len(self.live))
-        self.started.append((request_id, time.monotonic()))
+        self.started.append(request_id)
         if listener is not None:
             listener(Progress(request_id=request_id, step=1, num_steps=1, text=self.letter))
         text = str(request.prompt)
@@ -42,20 +40,25 @@ class FakeStage:
         if self.seconds is None:
             self.held.append(output)
         else:
-            threading.Timer(self.seconds, self._finish, (request_id, output)).start()
+            timer = threading.Timer(self.seconds, self._finish, (request_id, output))
+            timer.daemon = True
+            timer.start()
         return future
 
     def go_on(self) -> None:
         """What was held is answered, and from now on everything at once."""
         self.seconds = 0.0
         while self.held:
-            output = self.held.pop(0)
-            self._finish(output.request_id, output)
+            self.answer_first()
+
+    def answer_first(self) -> None:
+        """The oldest that is held is answered."""
+        output = self.held.pop(0)
+        self._finish(output.request_id, output)
 
     def _finish(self, request_id: str, output: Output) -> None:
         future = self.live.pop(request_id, None)
         if future is not None:
-            self.ended.append((request_id, time.monotonic()))
             future.set_result(output)
 
     def abort(self, request_id: str) -> bool:

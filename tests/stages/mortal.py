@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -20,8 +19,8 @@ class MortalStage:
     def __init__(self, fails: str = "") -> None:
         if fails:
             raise InvalidRequestError(fails, "model")
-        self._aborted: set[str] = set()
-        self.done = 0
+        self._aborted: dict[str, threading.Event] = {}
+        self.done, self._lock = 0, threading.Lock()
 
     def submit(
         self,
@@ -29,6 +28,7 @@ class MortalStage:
         listener: Callable[[Progress], None] | None = None,
     ) -> "Future[Output]":
         future: Future[Output] = Future()
+        self._aborted[request.request_id] = threading.Event()
         threading.Thread(target=self._run, args=(request, listener, future), daemon=True).start()
         return future
 
@@ -36,15 +36,15 @@ class MortalStage:
         text, request_id = str(request.prompt), request.request_id
         seconds = float(text.split("s=")[1].split()[0]) if "s=" in text else 0.0
         for step in range(4):
-            time.sleep(seconds / 4)
-            if request_id in self._aborted:
+            if self._aborted[request_id].wait(seconds / 4):
                 future.set_result(Output(request_id=request_id, error=AbortedError("it was aborted")))
                 return
             if tell is not None:
                 tell(Progress(request_id=request_id, step=step + 1, num_steps=4))
             if "die" in text and step == 1:
                 os._exit(7)
-        self.done += 1
+        with self._lock:
+            self.done += 1
         future.set_result(self.output(text, request.drawing, request_id))
 
     def output(self, text: str, params: SamplingParams, request_id: str) -> Output:
@@ -57,7 +57,7 @@ class MortalStage:
         return Output(request_id=request_id, prompt=text, images=[Image.fromarray(noise)], seeds=seeds)
 
     def abort(self, request_id: str) -> bool:
-        self._aborted.add(request_id)
+        self._aborted[request_id].set()
         return True
 
     def stats(self) -> dict[str, Any]:

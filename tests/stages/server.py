@@ -1,5 +1,6 @@
 """A small server on a real socket that speaks OpenAI's wire format, and does what it is told to go wrong."""
 
+import contextlib
 import json
 import threading
 import time
@@ -15,6 +16,8 @@ class Server:
         self.times: list[float] = []
         self.now = self.most = 0
         self.lock = threading.Lock()
+        self.together = threading.Barrier(1)  # "short" prompts are answered so many at a time
+        self.over = threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -27,13 +30,11 @@ class Server:
                     server.times.append(time.monotonic())
                     server.now += 1
                     server.most = max(server.most, server.now)
-                try:
+                server.wait(prompt_of(body))
+                with server.lock:
+                    server.now -= 1  # before the answer, which may bring the next one
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     server.answer(self, body)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
-                finally:
-                    with server.lock:
-                        server.now -= 1
 
             def log_message(self, *_: Any) -> None: ...
 
@@ -43,6 +44,7 @@ class Server:
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
+        self.over.set()
         self._http.shutdown()
         self._http.server_close()
 
@@ -50,14 +52,17 @@ class Server:
         """How often a prompt with this word in it was asked for."""
         return sum(word in prompt_of(body) for body in self.requests)
 
+    def wait(self, prompt: str) -> None:
+        """ "slow" ones for so long that nobody waits for them."""
+        if "slow" in prompt:
+            self.over.wait(600)
+        elif "short" in prompt:
+            self.together.wait(120)
+
     def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         prompt = prompt_of(body)
         words = [word.upper() for word in prompt.split()]
         tries = self.tries(prompt)
-        if "slow" in prompt:
-            time.sleep(5)
-        elif "short" in prompt:
-            time.sleep(0.05)
         if "busy" in prompt and tries < 3:
             return plain(handler, 429, {"error": {"message": "too many"}}, {"Retry-After": "0.3"})
         if "refused" in prompt:

@@ -1,9 +1,9 @@
 """A language model server over a real socket: faults of the server are the request's error, and nobody else's."""
 
 import base64
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from interlace.stages.parse import requests_for
 from tests.stages.server import Server
 
 pytest.importorskip("openai")
+WAIT_S = 120.0
 PARAMS = ARSamplingParams(max_tokens=40, temperature=0.5, top_p=0.9, top_k=5, seed=3, stop=("END",))
 
 
@@ -42,7 +43,7 @@ def stage(server: Server) -> Iterator[RemoteARStage]:
 
 
 def open_stage(server: Server, modalities: tuple[str, ...] = ("text",), **changes: Any) -> RemoteARStage:
-    args = {"base_url": server.url, "max_retries": 2, "request_timeout_s": 1.0, **changes}
+    args = {"base_url": server.url, "max_retries": 2, "request_timeout_s": WAIT_S, **changes}
     return RemoteARStage(create_ar_stage_config(0, "some-model", input_modalities=modalities, engine_args=args))
 
 
@@ -51,7 +52,7 @@ def send(stage: RemoteARStage, text: str, name: str = "r", **options: Any) -> "F
 
 
 def test_an_answer_comes_back_and_the_parameters_arrive(stage: RemoteARStage, server: Server) -> None:
-    output = send(stage, "a red star").result(20)
+    output = send(stage, "a red star").result(WAIT_S)
     assert output.text == "A RED STAR"
     assert (output.metrics.num_prompt_tokens, output.metrics.num_tokens) == (3, 3)
     sent = server.requests[0]
@@ -64,34 +65,35 @@ def test_an_answer_comes_back_and_the_parameters_arrive(stage: RemoteARStage, se
 
 def test_streamed_text_adds_up_to_the_answer(stage: RemoteARStage) -> None:
     seen: list[Progress] = []
-    output = send(stage, "a red star", on_progress=seen.append).result(20)
+    output = send(stage, "a red star", on_progress=seen.append).result(WAIT_S)
     assert [event.text for event in seen] == ["A", " RED", " STAR"]
     assert output.text == "A RED STAR"
 
 
 def test_completions_servers_templates_and_pictures(server: Server) -> None:
     plain = open_stage(server, api="completions", prompt_template="draw {prompt}", system_prompt="Be brief.")
-    assert send(plain, "a star").result(20).text == "BE BRIEF. DRAW A STAR"
+    assert send(plain, "a star").result(WAIT_S).text == "BE BRIEF. DRAW A STAR"
     assert server.requests[-1]["path"] == "/v1/completions"
     plain.close()
     seeing = open_stage(server, ("text", "image"))
     picture = Image.new("RGB", (4, 4))
     request = Request(request_id="r", prompt="what is it", sampling=PARAMS, images=[picture])
-    assert seeing.submit(request).result(20).text == "WHAT IS IT"
+    assert seeing.submit(request).result(WAIT_S).text == "WHAT IS IT"
     assert server.requests[-1]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
     seeing.close()
 
 
 def test_no_more_requests_are_there_at_once_than_allowed(server: Server) -> None:
+    server.together = threading.Barrier(3)
     stage = open_stage(server, max_concurrency=3)
     futures = [send(stage, f"short {i}", f"r{i}") for i in range(12)]
-    assert all(future.result(20).error is None for future in futures)
+    assert all(future.result(WAIT_S).error is None for future in futures)
     assert server.most == 3
     stage.close()
 
 
 def test_a_busy_server_is_asked_again_after_the_time_it_names(stage: RemoteARStage, server: Server) -> None:
-    assert send(stage, "busy star").result(20).text == "BUSY STAR"
+    assert send(stage, "busy star").result(WAIT_S).text == "BUSY STAR"
     assert server.tries("busy") == 3
     assert all(later - before >= 0.3 for before, later in zip(server.times, server.times[1:], strict=False))
     assert stage.stats()["retries"] == 2
@@ -100,7 +102,7 @@ def test_a_busy_server_is_asked_again_after_the_time_it_names(stage: RemoteARSta
 @pytest.mark.parametrize("streaming", [False, True])
 def test_an_answer_that_breaks_off_is_asked_for_again(stage: RemoteARStage, server: Server, streaming: bool) -> None:
     seen: list[Progress] = []
-    output = send(stage, "once a red star", on_progress=seen.append if streaming else None).result(20)
+    output = send(stage, "once a red star", on_progress=seen.append if streaming else None).result(WAIT_S)
     assert output.text == "ONCE A RED STAR"
     assert "".join(event.text or "" for event in seen) == (output.text if streaming else ""), "said once"
 
@@ -110,7 +112,6 @@ def test_every_fault_is_the_requests_own_error(stage: RemoteARStage, server: Ser
     expected = {
         "down": (RequestError, "failed 3 times, last with: status 503", 3),
         "gone a red star": (RequestError, "failed 3 times", 3),
-        "slow": (RequestError, "no answer within 1.0 s", 3),
         "garbage": (RequestError, "", 1),
         "nonsense": (RequestError, "" if streaming else "expected choices with a text", 1),
         "refused": (InvalidRequestError, "this model takes no such thing", 1),
@@ -118,9 +119,9 @@ def test_every_fault_is_the_requests_own_error(stage: RemoteARStage, server: Ser
     listener = (lambda event: None) if streaming else None
     bad = {text: send(stage, text, f"{text}", on_progress=listener) for text in expected}
     good = [send(stage, f"fine {i}", f"r{i}", on_progress=listener) for i in range(8)]
-    assert [future.result(20).text for future in good] == [f"FINE {i}" for i in range(8)]
+    assert [future.result(WAIT_S).text for future in good] == [f"FINE {i}" for i in range(8)]
     for text, (kind, words, tries) in expected.items():
-        output = bad[text].result(30)
+        output = bad[text].result(WAIT_S)
         assert output.text is None
         assert isinstance(output.error, kind), f"{text}: {output.error!r}"
         assert words in str(output.error)
@@ -128,32 +129,38 @@ def test_every_fault_is_the_requests_own_error(stage: RemoteARStage, server: Ser
             assert server.tries(text) == tries, text
 
 
+def test_an_answer_that_takes_too_long_is_the_requests_own_error(server: Server) -> None:
+    stage = open_stage(server, request_timeout_s=0.5)
+    output = send(stage, "slow").result(WAIT_S)
+    assert isinstance(output.error, RequestError)
+    assert "failed 3 times, last with: no answer within 0.5 s" in str(output.error)
+    stage.close()
+
+
 def test_a_server_that_is_not_there_is_said_in_words(server: Server) -> None:
     stage = open_stage(server)
     server.close()
-    output = send(stage, "a star").result(30)
+    output = send(stage, "a star").result(WAIT_S)
     assert isinstance(output.error, RequestError)
     assert f"{server.url} failed 3 times" in str(output.error)
     stage.close()
 
 
 def test_aborting_and_closing_end_requests_at_once(server: Server) -> None:
-    stage = open_stage(server, request_timeout_s=30)
+    stage = open_stage(server, request_timeout_s=600)
     gone, other = send(stage, "slow one", "gone"), send(stage, "slow two", "other")
-    start = monotonic()
     assert stage.abort("gone"), "also right after it was submitted"
-    assert isinstance(gone.result(20).error, AbortedError)
+    assert isinstance(gone.result(WAIT_S).error, AbortedError)
     stage.close()
-    assert isinstance(other.result(20).error, EngineClosedError)
-    assert isinstance(send(stage, "more").result(20).error, EngineClosedError)
-    assert monotonic() - start < 4
+    assert isinstance(other.result(WAIT_S).error, EngineClosedError)
+    assert isinstance(send(stage, "more").result(WAIT_S).error, EngineClosedError)
 
 
 def test_what_a_server_cannot_do_is_refused(server: Server) -> None:
     stage = open_stage(server, max_prompt_chars=5)
-    assert "expected at most 5" in str(send(stage, "a red star").result(20).error)
+    assert "expected at most 5" in str(send(stage, "a red star").result(WAIT_S).error)
     asked = Request(request_id="h", prompt="a", sampling=ARSamplingParams(hidden_layer=-1))
-    hidden = stage.submit(asked).result(20)
+    hidden = stage.submit(asked).result(WAIT_S)
     assert "no hidden states" in str(hidden.error)
     stage.close()
 
@@ -167,7 +174,7 @@ def test_sound_and_films_go_to_a_server_that_takes_them(server: Server) -> None:
     film = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
     media = {"audio": np.sin(np.arange(1600) / 9).astype(np.float32), "video": film, "use_audio_in_video": True}
     asked = Request(request_id="r", prompt="what", sampling=PARAMS, images=(film[0],), model_inputs=media)
-    assert stage.submit(asked).result(20).text == "WHAT"
+    assert stage.submit(asked).result(WAIT_S).text == "WHAT"
     stage.close()
     sent = server.requests[0]
     assert sent["mm_processor_kwargs"] == {"use_audio_in_video": True}
@@ -182,7 +189,7 @@ def test_sound_and_films_go_to_a_server_that_takes_them(server: Server) -> None:
 
 def test_sound_for_a_server_that_takes_text_alone_is_refused(stage: RemoteARStage, server: Server) -> None:
     asked = Request(request_id="r", prompt="what", sampling=PARAMS, model_inputs={"audio": [0.0] * 800})
-    error = stage.submit(asked).result(20).error
+    error = stage.submit(asked).result(WAIT_S).error
     assert isinstance(error, InvalidRequestError)
     assert "add audio to its input_modalities" in str(error)
     assert not server.requests

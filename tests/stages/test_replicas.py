@@ -17,7 +17,7 @@ from interlace.stages.replicas.processes.process import ReplicaSpec
 from interlace.stages.replicas.replicas import ReplicaStage
 from stages.mortal import MortalStage
 
-WAIT_S = 60
+WAIT_S = 120
 
 
 def asked(name: str, prompt: Any, **sampling: Any) -> Request:
@@ -41,11 +41,11 @@ def pids(stage: ReplicaStage) -> list[int]:
 
 
 def test_outputs_come_back_with_pictures_and_the_work_is_divided(two: ReplicaStage) -> None:
-    futures = [two.submit(asked(f"r{i}", "s=0.1", seed=i)) for i in range(12)]
+    futures = [two.submit(asked(f"r{i}", "s=2", seed=i)) for i in range(12)]  # all before one of them is done
     outputs = [future.result(WAIT_S) for future in futures]
     alone = MortalStage()
     for i, output in enumerate(outputs):
-        expected = alone.output("s=0.1", SamplingParams(seed=i), f"r{i}")
+        expected = alone.output("s=2", SamplingParams(seed=i), f"r{i}")
         assert (output.request_id, output.seeds) == (f"r{i}", [i])
         assert output.images[0].tobytes() == expected.images[0].tobytes()
     counts = [one["engine"]["done"] for one in two.stats()["replicas"]]
@@ -73,10 +73,11 @@ def test_errors_odd_outputs_and_odd_prompts_end_their_own_request_alone(two: Rep
 
 
 def test_an_id_in_use_is_refused_and_free_afterwards(two: ReplicaStage) -> None:
-    first = two.submit(asked("same", "s=0.3"))
-    second = two.submit(asked("same", "s=0.3")).result(WAIT_S)
+    first = two.submit(asked("same", "s=60"))
+    second = two.submit(asked("same", "x")).result(WAIT_S)
     assert isinstance(second.error, InvalidRequestError)
-    assert first.result(WAIT_S).error is None
+    assert two.abort("same")
+    assert isinstance(first.result(WAIT_S).error, AbortedError)
     assert two.submit(asked("same", "x")).result(WAIT_S).error is None
 
 
@@ -116,8 +117,7 @@ def test_a_killed_process_is_started_again_and_its_requests_run_elsewhere_with_t
             assert output.images[0].tobytes() == expected.images[0].tobytes()
     assert set(ended.values()) == {1}
     assert two.submit(asked("after", "x")).result(WAIT_S).error is None
-    wait_until(lambda: all(one["state"] == "up" for one in two.stats()["replicas"]))
-    assert before[0] not in pids(two)
+    wait_until(lambda: before[0] not in pids(two) and all(one["state"] == "up" for one in two.stats()["replicas"]))
     assert before[1] in pids(two)
 
 
@@ -131,21 +131,19 @@ def test_a_request_that_kills_three_processes_fails_alone(two: ReplicaStage) -> 
 
 
 def test_a_short_request_is_done_while_a_long_one_runs(two: ReplicaStage) -> None:
-    long = two.submit(asked("long", "s=2", num_inference_steps=500))
+    long = two.submit(asked("long", "s=60", num_inference_steps=500))
     for i in range(6):
         short = two.submit(asked(f"s{i}", "s=0.02", num_inference_steps=1))
         assert short.result(WAIT_S).error is None
     assert not long.done()
-    assert long.result(WAIT_S).error is None
+    two.abort("long")
 
 
 def test_what_waits_when_the_replicas_are_closed_ends_with_an_error() -> None:
     stage = ReplicaStage(specs(1))
-    pending = stage.submit(asked("pending", "s=30"))
-    started = time.monotonic()
+    pending = stage.submit(asked("pending", "s=600"))
     stage.close()
     assert isinstance(pending.result(WAIT_S).error, EngineClosedError)
-    assert time.monotonic() - started < 30
     late = stage.submit(asked("late", "x")).result(WAIT_S)
     assert isinstance(late.error, EngineClosedError)
 
