@@ -85,8 +85,8 @@ class Process:
 
     def stop(self) -> list[str]:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(60) == 0
-        self._thread.join(10)
+        assert self.process.wait(120) == 0
+        self._thread.join(60)
         return self.errors
 
 
@@ -174,7 +174,7 @@ def test_a_server_speaks_tls(tmp_path) -> None:
     assert server.listening.startswith("listening on https://127.0.0.1:")
     url = server.listening.split()[-1]
     until = time.monotonic() + 60
-    with httpx.Client(verify=str(cert)) as http:
+    with httpx.Client(verify=str(cert), timeout=60) as http:
         while time.monotonic() < until and http.get(f"{url}/liveness").status_code != 200:
             time.sleep(0.1)
         assert http.get(f"{url}/version").status_code == 200

@@ -29,7 +29,7 @@ def replicated() -> Iterator[Live]:
 
 def test_a_request_names_the_replica_of_each_of_its_pictures(replicated: Live) -> None:
     with replicated.http() as http:
-        body = {"prompt": "a star", **SMALL, "n": 4, "async": True}
+        body = {"prompt": "a star", **SMALL, "num_inference_steps": 100, "n": 4, "async": True}
         name = http.post("/v1/images/generations", json=body).json()["id"]
         done = _ended(http, name)
         assert done["status"] == "completed"

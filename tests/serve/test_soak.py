@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serve.live import Live, picture, png
+from serve.live import Live, picture, png, until
 
 SECONDS = float(os.environ.get("INTERLACE_SOAK_S", "8"))
 CLIENTS = 64
@@ -105,10 +105,9 @@ async def crowd(url: str, alone: list[np.ndarray], seconds: float) -> Counter:
     return seen
 
 
-def measure() -> dict[str, int]:
+def num_handles() -> int:
     gc.collect()
-    temporary = len(list(Path(tempfile.gettempdir()).iterdir()))
-    return {"handles": len(list(Path("/proc/self/fd").iterdir())), "temporary": temporary}
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def resident_mib() -> float:
@@ -117,23 +116,23 @@ def resident_mib() -> float:
 
 
 @pytest.mark.slow
-def test_a_crowd_of_clients(server: Live) -> None:
+def test_a_crowd_of_clients(server: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with server.http() as http:
         alone = [pixels(http.post(**wish.post())) for wish in WISHES]
     asyncio.run(crowd(server.url, alone, min(3.0, SECONDS / 2)))
-    before, memory = measure(), resident_mib()
+    before, memory = num_handles(), resident_mib()
     seen = asyncio.run(crowd(server.url, alone, SECONDS))
     registry = server.state.registry
-    end = time.monotonic() + 60
-    while (registry.live() or registry.admission.live) and time.monotonic() < end:
-        time.sleep(0.05)
-    after, grown = measure(), resident_mib() - memory
-    print(dict(seen), f"resident memory {memory:.0f} MiB, {grown:+.0f} MiB", before, after)
+    until(lambda: not registry.live() and not registry.admission.live)
+    until(lambda: num_handles() <= before + 5)
+    grown = resident_mib() - memory
+    print(dict(seen), f"resident memory {memory:.0f} MiB, {grown:+.0f} MiB")
     assert seen["equal"] == seen[200] > 0
     assert set(seen) <= {"equal", 200, 202, 429, "left", "left a stream", "quick", "deleted"}
-    assert registry.live() == []
-    assert (registry.admission.live, dict(registry.admission.by_client)) == (0, {})
+    assert dict(registry.admission.by_client) == {}
     assert not any(lane.omni.engine.live() for lane in server.state.models.all)
-    assert after["handles"] <= before["handles"] + 5
-    assert after["temporary"] <= before["temporary"] + 20  # others use the folder too
-    assert grown < 300
+    assert not list(tmp_path.iterdir()), "files that were left behind"
+    assert (
+        grown < 600
+    )  # what the allocator keeps; pictures that stayed would be gigabytes in an hour (INTERLACE_SOAK_S)
