@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Route, expect
 
-from serve.page import PHONE, WAIT_MS, Visit, chromium, running_browser, running_server, visit
+from serve.live import Live, until
+from serve.page import LONG, PHONE, Visit, chromium, running_browser, running_here, visit
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,9 +25,14 @@ STAR = "a yellow star above a green square on a white background"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("serve") / "log.txt") as address:
-        yield address
+def live() -> Iterator[Live]:
+    with running_here() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def url(live: Live) -> str:
+    return f"{live.url}/"
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +47,11 @@ def visitor(browser: Browser, url: str) -> Iterator[Visit]:
         yield someone
 
 
-def test_a_prompt_becomes_an_image_with_previews_on_the_way(visitor: Visit) -> None:
-    visitor.ask(CIRCLE, steps=24)
+def test_a_prompt_becomes_an_image_with_previews_on_the_way(visitor: Visit, live: Live) -> None:
+    visitor.send_watched(live, lambda: visitor.ask(CIRCLE, steps=24))
     card = visitor.page.locator(".card").first
-    expect(card.locator("img[src^='blob:']")).to_be_visible(timeout=WAIT_MS)
-    assert card.get_attribute("data-state") == "sent", "the preview comes before the image"
     visitor.wait_done(1)
+    assert visitor.shown[0] == "sent", "the preview comes before the image"
     assert card.locator("img").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [128, 128]
     expect(card).to_contain_text("24 steps")
 
@@ -58,7 +62,7 @@ def test_adapters_are_chosen_with_their_weights_and_come_back_with_the_settings(
     page.on("request", lambda request: sent.append(request.post_data or "") if "generations" in request.url else None)
     page.locator("#more summary").click()
     outline = page.locator("#loras li", has_text="outline")
-    expect(outline).to_be_visible(timeout=WAIT_MS)
+    expect(outline).to_be_visible()
     outline.locator("[type=checkbox]").check()
     outline.locator("[type=range]").fill("0.8")
     visitor.ask(CIRCLE, steps=2)
@@ -71,41 +75,42 @@ def test_adapters_are_chosen_with_their_weights_and_come_back_with_the_settings(
 
 
 def test_every_line_is_a_prompt_and_the_engine_shows_what_they_share(visitor: Visit) -> None:
-    visitor.ask(f"{CIRCLE}\n{STAR}\n\n", steps=24, n=2)
-    expect(visitor.page.locator("#engine-now")).to_contain_text("requests share this pass", timeout=WAIT_MS)
-    visitor.wait_done(4)
+    visitor.ask(f"{CIRCLE}\n{STAR}\n\n", steps=LONG, n=2)
+    expect(visitor.page.locator("#engine-now")).to_contain_text("4 requests share this pass")
     assert visitor.cards == [CIRCLE, CIRCLE, STAR, STAR]
+    visitor.page.get_by_role("button", name="Cancel all").click()
+    expect(visitor.page.locator(".card")).to_have_count(0)
 
 
 def test_unticked_a_text_of_several_lines_is_one_prompt(visitor: Visit) -> None:
     visitor.page.get_by_label("Prompt", exact=True).fill(f"{CIRCLE}\n{STAR}")
     visitor.page.get_by_label("2 prompts, one a line").uncheck()
     expect(visitor.page.locator("#generate-text")).to_have_text("Generate")
+    visitor.page.get_by_label("Steps").fill("1")
     visitor.page.locator("#generate").click()
     expect(visitor.page.locator(".card")).to_have_count(1)
+    visitor.wait_done(1)
 
 
 def test_cancelling_takes_the_request_off_the_server(visitor: Visit, url: str) -> None:
-    visitor.ask(CIRCLE, steps=60, n=6)
-    expect(visitor.page.locator("[data-state=sent]")).to_have_count(6, timeout=WAIT_MS)
+    visitor.ask(CIRCLE, steps=LONG, n=6)
+    expect(visitor.page.locator("[data-state=sent]")).to_have_count(6)
     visitor.page.get_by_role("button", name="Cancel: ").first.click()
     expect(visitor.page.locator(".card")).to_have_count(5)
     visitor.page.get_by_role("button", name="Cancel all").click()
     expect(visitor.page.locator(".card")).to_have_count(0)
-    expect(visitor.page.locator("#engine-now")).to_have_text("Idle", timeout=WAIT_MS)
-    assert _num_live(url) == 0
+    expect(visitor.page.locator("#engine-now")).to_have_text("Idle")
+    until(lambda: _num_live(url) == 0)
     visitor.complaints[:] = [line for line in visitor.complaints if "404" not in line]  # cancelled before it arrived
 
 
 def test_more_requests_than_connections_run_at_once_and_leave_with_the_page(visitor: Visit, url: str) -> None:
-    visitor.ask(CIRCLE, steps=60, n=10)
-    expect(visitor.page.locator("[data-state=sent]")).to_have_count(10, timeout=WAIT_MS)
+    until(lambda: _num_live(url) == 0)  # of visitors before
+    visitor.ask(CIRCLE, steps=LONG, n=10)
+    expect(visitor.page.locator("[data-state=sent]")).to_have_count(10)
     assert _num_live(url) == 10
     visitor.page.goto("about:blank")
-    end = time.monotonic() + 20
-    while _num_live(url) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert _num_live(url) == 0
+    until(lambda: _num_live(url) == 0)
 
 
 def _num_live(url: str) -> int:
@@ -140,7 +145,7 @@ def test_images_to_edit_are_chosen_dropped_or_pasted(visitor: Visit, tmp_path: P
             page.get_by_role("button", name="Edit both together").click()
         expect(page.locator("#thumbs img")).to_have_count(count)
     page.evaluate(_BRING, ["drop", [1, 2, 3], "text/plain"])
-    expect(page.get_by_text("Only PNG, JPEG and WebP images can be edited.").first).to_be_visible()
+    expect(page.locator("#toast-text")).to_have_text("Only PNG, JPEG and WebP images can be edited.")
     expect(page.locator("#thumbs img")).to_have_count(2)
 
 
@@ -210,7 +215,7 @@ def test_all_of_it_goes_by_keyboard(visitor: Visit) -> None:
     keys.press("ArrowRight")
     keys.press("Escape")
     expect(page.locator("#viewer")).to_be_hidden()
-    assert _focused(visitor, "aria-label") == f"Open: {CIRCLE}", "the focus comes back to where it was"
+    expect(page.get_by_role("button", name=f"Open: {CIRCLE}")).to_be_focused()  # where it was
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid", "the focus can be seen"
 
@@ -324,6 +329,7 @@ def test_a_key_is_asked_for_once_and_sent_with_every_call(visitor: Visit) -> Non
     visitor.page.goto(visitor.url)
     visitor.page.get_by_label("API key").fill("sesame")
     visitor.page.keyboard.press("Enter")
+    expect(visitor.page.locator("#server-text")).to_have_text("demo")  # what it can take is in the form
     visitor.ask(CIRCLE)
     visitor.wait_done(1)
     assert seen[-1] == "Bearer sesame"

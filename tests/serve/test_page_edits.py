@@ -6,6 +6,7 @@ back by the server.
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 from interlace import AsyncOmni
 from interlace.models.loader import load_model
 from serve.live import running
-from serve.page import WAIT_MS, Visit, chromium, running_browser, visit
+from serve.page import Visit, chromium, running_browser, visit
 
 pytestmark = [
     pytest.mark.slow,
@@ -152,6 +153,7 @@ def test_a_mask_is_painted_by_keyboard_alone(editor: Visit) -> None:
 def test_a_mask_is_painted_by_pointer_erased_and_kept(editor: Visit) -> None:
     page, mouse = editor.page, editor.page.mouse
     page.get_by_role("button", name="Paint where to change it").click()
+    expect(page.locator("#mask-canvas")).to_be_focused()  # it is all there
     box = page.locator("#mask-canvas").bounding_box()
     assert box
 
@@ -188,6 +190,7 @@ def test_an_edit_is_compared_with_the_image_before(editor: Visit) -> None:
     slider.press("End")
     expect(slider).to_have_attribute("aria-valuetext", "the image before")
     assert page.locator("#viewer-old").evaluate("image => getComputedStyle(image).clipPath") == "inset(0px 0% 0px 0px)"
+    expect(page.locator("#viewer-shown")).to_have_attribute("style", re.compile("--ratio"))  # the image has its place
     box = page.locator("#viewer-shown").bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 20)
@@ -226,7 +229,7 @@ def test_a_prompt_that_is_too_long_is_said_beside_its_image(editor: Visit) -> No
     editor.ask("a red circle " * 10, steps=1)
     editor.wait_done(1)
     words = "The prompt has 31 tokens and the model reads 24"
-    expect(page.locator(".card .note")).to_contain_text(words, timeout=WAIT_MS)
+    expect(page.locator(".card .note")).to_contain_text(words)
     page.get_by_role("button", name="Open: a red circle").click()
     expect(page.locator("#viewer-notes")).to_contain_text(words)
     page.keyboard.press("Escape")

@@ -10,8 +10,8 @@ from zoo.video import _stable_audio, _wan
 
 from interlace import AsyncOmni
 from interlace.models.loader import LoadedModel
-from serve.live import running
-from serve.page import WAIT_MS, chromium, running_browser, visit
+from serve.live import running, until
+from serve.page import chromium, running_browser, visit
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,11 +31,9 @@ def browser() -> Iterator[Browser]:
 
 # Notes what is shown for a moment only, which a busy machine's test would miss.
 _WATCH = """() => {
-  window.seen = { preview: false, rate: false };
   new MutationObserver(() => {
-    seen.preview ||= document.querySelector(".card img[src^='blob:']:not([hidden])") !== null;
-    seen.rate ||= document.querySelector("#figures").textContent.includes("films/s");
-  }).observe(document.body, { subtree: true, childList: true, attributes: true });
+    window.rateWasShown ||= document.querySelector("#figures").textContent.includes("films/s");
+  }).observe(document.querySelector("#figures"), { subtree: true, childList: true });
 }"""
 
 
@@ -55,13 +53,14 @@ def test_a_film_is_drawn_with_previews_and_plays(browser: Browser) -> None:
         page.get_by_label("Length").fill("1")
         page.evaluate(_WATCH)
         page.get_by_label("Prompt", exact=True).fill("a red fox")
-        page.locator("#generate").click()
+        visitor.send_watched(server, page.locator("#generate").click)
         card = page.locator(".card").first
         visitor.wait_done(1)
-        page.wait_for_function("seen.preview && seen.rate", timeout=WAIT_MS)
+        assert visitor.shown[0] == "sent", "the preview comes before the film"
+        until(lambda: page.evaluate("() => window.rateWasShown"))
         expect(card.locator("video")).to_be_visible()
         expect(page.locator("#count")).to_have_text("1 film")
-        page.wait_for_function("document.querySelector('.card video').videoWidth === 64", timeout=WAIT_MS)
+        expect(card.locator("video")).to_have_js_property("videoWidth", 64)
         assert round(card.locator("video").evaluate("film => film.duration"), 1) == 1.1  # 17 frames at 16 a second
         expect(card.get_by_text("Edit", exact=True)).to_have_count(0)
         card.locator(".picture-open").click()

@@ -58,6 +58,7 @@ def browser() -> Iterator[Browser]:
 def page(live: Live, browser: Browser) -> Iterator[Page]:
     """At the end: nothing on the console, no answer that is an error."""
     context = browser.new_context(permissions=["microphone"])
+    context.set_default_timeout(WAIT_MS)
     opened, complaints = context.new_page(), []
     opened.on("console", lambda line: line.type in ("error", "warning") and complaints.append(line.text))
     opened.on("pageerror", lambda error: complaints.append(str(error)))
@@ -72,7 +73,7 @@ def page(live: Live, browser: Browser) -> Iterator[Page]:
 def heard(page: Page, answer: int) -> float:
     """Seconds of an answer's sound, once it is whole."""
     sound: Locator = page.locator("article.assistant").nth(answer).locator("audio")
-    expect(sound).to_have_count(1, timeout=WAIT_MS)
+    expect(sound).to_have_count(1)
     seconds: float = sound.evaluate(_SECONDS)
     return seconds
 
@@ -96,9 +97,9 @@ def test_dropped_files_are_sent_and_the_answer_is_heard(page: Page, tmp_path: Pa
 def test_what_is_spoken_into_a_microphone_is_sent(page: Page) -> None:
     page.locator("#record").click()
     expect(page.locator("#record")).to_have_text("Done")
-    page.wait_for_timeout(800)  # it is spoken so long
+    page.wait_for_timeout(3000)  # it is spoken so long
     page.locator("#record").click()
-    expect(page.locator("#files li")).to_have_count(1, timeout=WAIT_MS)
+    expect(page.locator("#files li")).to_have_count(1)
     page.locator("#send").click()
     assert heard(page, 0) > 0.02
     assert page.locator("article.user audio").evaluate(_SECONDS) > 0.2

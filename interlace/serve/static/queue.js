@@ -49,7 +49,7 @@ export class Queue {
   /** Takes over the engine's figures: {running, waiting}, each [{id, step, num_steps, position}]. */
   follow({ running, waiting }) {
     const known = new Map([...running, ...waiting].map((request) => [request.id, request]));
-    for (const job of this.#sent.filter((one) => !one.follower)) {
+    for (const job of this.#sent.filter((one) => !one.follower && !one.settling)) {
       const request = known.get(job.id);
       if (request) this.#progress(job, request, running.includes(request));
       else this.#settle(job);
@@ -112,6 +112,7 @@ export class Queue {
 
   /** A job that the engine no longer has: done, failed, or forgotten by the server. */
   async #settle(job) {
+    job.settling = true; // figures that come meanwhile ask no second time: its result may be collected by then
     try {
       const request = await api.get(`v1/requests/${job.id}`);
       if (job.state !== "sent") return;
@@ -120,6 +121,7 @@ export class Queue {
     } catch (error) {
       if (error.status === 404) this.#end(job, "failed", "The server no longer knows this request.");
     }
+    job.settling = false;
   }
 
   async #collect(job, request) {
