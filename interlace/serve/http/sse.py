@@ -42,9 +42,11 @@ class EventStream(Response):
         finally:
             for task in (gone, sending):
                 task.cancel()
-            results = await asyncio.gather(gone, sending, return_exceptions=True)
-            await self._frames.aclose()
-            self._end()
+            try:
+                results = await asyncio.gather(gone, sending, return_exceptions=True)
+                await self._frames.aclose()
+            finally:
+                self._end()
         if isinstance(results[1], Exception):
             raise results[1]
 
