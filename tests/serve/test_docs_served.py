@@ -23,7 +23,7 @@ import interlace.cli.main
 import interlace.serve.http.run as runner
 from interlace.demo import MODELS
 from interlace.serve.settings import ServeSettings
-from serve.live import Live, until
+from serve.live import WAIT_S, Live, until
 from tests.stages.omni_models import save_qwen2_5_omni
 from tests.test_words import PAGES, blocks
 
@@ -69,13 +69,13 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])), daemon=True)
             thread.start()
             try:
-                url = until(lambda: server.url, 60)
-                until(lambda: httpx.get(f"{url}/health").status_code == 200, 240)
+                url = until(lambda: server.url)
+                until(lambda: httpx.get(f"{url}/health", timeout=WAIT_S).status_code == 200, 240)
                 asked.append(url)
                 then(url)
             finally:
                 server.should_exit = True
-                thread.join(60)
+                thread.join(WAIT_S)
 
         monkeypatch.setattr(runner, "serve", serve)
         monkeypatch.setenv("INTERLACE_WARMUP", "false")

@@ -59,4 +59,4 @@ try:
     print(json.dumps(found))
 finally:
     proxy.terminate()
-    proxy.wait(30)
+    proxy.wait(120)
