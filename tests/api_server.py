@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from PIL import Image
 
 Fault = str | None
-HANG_S = 1.5
+_WAIT_S = 120.0  # the longest for what comes at once on a machine that has time
 
 
 def colour(prompt: str) -> tuple[int, int, int]:
@@ -47,10 +47,17 @@ class Seen:
 
 class ApiServer:
     """`fault(seen, attempt)` names what goes wrong with a request: "429 0.2" (with Retry-After), "500", "400",
-    "hang", "bad json", "half json", "close", "cut", "bad picture", "url", or None."""
+    "hang" (no answer while the server runs), "bad json", "half json", "close", "cut", "bad picture", "url", or None.
+    Until `at_once` requests were there at one time none is answered."""
 
-    def __init__(self, fault: Callable[[Seen, int], Fault] = lambda seen, attempt: None, delay_s: float = 0.0) -> None:
-        self.fault, self.delay_s = fault, delay_s
+    def __init__(
+        self,
+        fault: Callable[[Seen, int], Fault] = lambda seen, attempt: None,
+        delay_s: float = 0.0,
+        at_once: int = 1,
+    ) -> None:
+        self.fault, self.delay_s, self.at_once = fault, delay_s, at_once
+        self._over, self._met = threading.Event(), threading.Event()
         self.seen: list[Seen] = []
         self.most_at_once = self._at_once = 0
         self._attempts: dict[str, int] = {}
@@ -85,6 +92,7 @@ class ApiServer:
         try:
             yield self
         finally:
+            self._over.set()
             self._server.shutdown()
             self._server.server_close()
 
@@ -99,9 +107,12 @@ class ApiServer:
             attempt = self._attempts[seen.prompt] = self._attempts.get(seen.prompt, 0) + 1
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
+            if self.most_at_once >= self.at_once:
+                self._met.set()
             fault = self.fault(seen, attempt)
         try:
-            time.sleep(HANG_S if fault == "hang" else self.delay_s)
+            self._met.wait(_WAIT_S)
+            self._over.wait(_WAIT_S if fault == "hang" else self.delay_s)
         finally:
             with self._lock:
                 self._at_once -= 1

@@ -1,6 +1,7 @@
 """A bulk command without a model, for tests of many processes: `python partitioned.py FOLDER NUM_IMAGES [FLAGS]`.
 
-Takes the flags of nodes and processes, and --fail NAME.
+Takes the flags of nodes and processes, and --fail NAME. While FOLDER.hold is there, a process makes five images and
+no more.
 """
 
 import os
@@ -24,21 +25,29 @@ from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
 app = App(result_action="return_value")
+_HELD_AFTER = 5  # images
 
 
 class SlowGenerator(FakeGenerator):
-    """Makes one image at a time, as an engine with a batch size of one."""
+    """Makes one image at a time, as an engine with a batch size of one; after the first few none before `hold` goes."""
 
-    def __init__(self, seconds: float, **options: Any) -> None:
+    def __init__(self, seconds: float, hold: Path, **options: Any) -> None:
         super().__init__(**options)
-        self.seconds = seconds
+        self.seconds, self.hold = seconds, hold
 
     def facts(self) -> dict[str, Any]:
         return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
 
     def submit(self, job: Job) -> Any:
         time.sleep(self.seconds)
+        while len(self.submitted) >= _HELD_AFTER and self.hold.exists():
+            time.sleep(0.01)
         return super().submit(job)
+
+
+def hold_of(folder: Path) -> Path:
+    """The file that holds processes up while it is there."""
+    return folder.with_name(f"{folder.name}.hold")
 
 
 @app.default
@@ -59,7 +68,7 @@ def main(
         options=RunOptions(model=ModelId(model="fake"), max_num_seqs=2, base_seed=seed),
         sink_options=SinkOptions(),
         overwrite=overwrite,
-        open_generator=lambda: SlowGenerator(seconds, faults={fail: BROKEN}),
+        open_generator=lambda: SlowGenerator(seconds, hold_of(folder), faults={fail: BROKEN}),
     )
     try:
         if is_worker():

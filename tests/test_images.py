@@ -185,10 +185,10 @@ def test_a_decompression_bomb_is_refused_before_it_goes_off() -> None:
         + chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
         + chunk(b"IEND", b"")
     )
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(InvalidRequestError, match=r"too large: .*expected at most"):
         DataImage(bomb).load()
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_files_that_are_too_large_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,10 +259,10 @@ def test_a_lost_connection_is_worth_another_attempt(tmp_path: Path, monkeypatch:
 
 
 def test_a_survey_of_many_pictures_is_quick(folder: Path) -> None:
-    started = time.process_time()
+    started = time.thread_time()
     for _ in range(2000):
         assert one("a.png", folder).key
-    assert time.process_time() - started < 1.0, "500 us each at the very most; 20 are usual"
+    assert time.thread_time() - started < 1.0, "500 us each at the very most; 20 are usual"
 
 
 def test_the_digest_of_what_was_loaded_is_at_hand(folder: Path) -> None:

@@ -230,6 +230,7 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page()
+        page.set_default_timeout(120_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
@@ -253,7 +254,7 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
         source = page.locator("dialog img").evaluate("async image => { await image.decode(); return image.src }")
         assert source == (tmp_path / "000002.png").as_uri()  # the full file beside the page
         page.keyboard.press("Escape")
-        assert not page.locator("dialog").is_visible()
+        page.locator("dialog").wait_for(state="hidden")
         browser.close()
     assert said == []
     assert all(url.startswith((tmp_path.as_uri(), "data:")) for url in asked)

@@ -1,5 +1,6 @@
 """bulk/worker.py, bulk/workers.py, bulk/node.py: many processes and nodes in one folder; deaths cost time only."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from partitioned import hold_of
 
 from interlace.bulk.launch.launcher import Worker
 from interlace.bulk.launch.partition import Partition
@@ -27,7 +29,7 @@ def command(folder: Path, num_images: int, *flags: object) -> list[str]:
 
 def run(folder: Path, num_images: int, *flags: object, **environment: str) -> subprocess.CompletedProcess[str]:
     given = {**os.environ, **environment}
-    return subprocess.run(command(folder, num_images, *flags), env=given, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command(folder, num_images, *flags), env=given, capture_output=True, text=True, timeout=300)
 
 
 def start(folder: Path, num_images: int, *flags: object, **environment: str) -> "subprocess.Popen[str]":
@@ -57,12 +59,23 @@ def children(process: "subprocess.Popen[str]") -> list[int]:
     return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
 
-def wait_for(condition: Any, seconds: float = 30.0) -> Any:
+def wait_for(condition: Any, seconds: float = 300.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
     return value
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Within, each process makes five images and waits then, however fast it is."""
+    hold = hold_of(folder)
+    hold.touch()
+    try:
+        yield
+    finally:
+        hold.unlink()
 
 
 def num_lines(folder: Path, partition: str) -> int:
@@ -112,10 +125,11 @@ def test_a_failed_image_is_listed_and_gives_the_status(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
 def test_a_killed_process_is_started_again_and_nothing_is_lost(tmp_path: Path) -> None:
-    process = start(tmp_path, 60, "--num-processes", 2, "--seconds", 0.03)
-    wait_for(lambda: num_lines(tmp_path, "0-0") > 3)
-    os.kill(children(process)[0], signal.SIGKILL)
-    _, words = process.communicate(timeout=60)
+    with held(tmp_path):
+        process = start(tmp_path, 60, "--num-processes", 2)
+        wait_for(lambda: num_lines(tmp_path, "0-0") > 3)
+        os.kill(children(process)[0], signal.SIGKILL)
+    _, words = process.communicate(timeout=300)
     assert process.returncode == 0, words
     assert "died (signal 9" in words
     assert names(tmp_path) == expected(60)
@@ -158,10 +172,10 @@ def test_a_worker_that_says_what_is_wrong_is_not_started_again() -> None:
 
 
 def test_ctrl_c_ends_every_process_softly_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    process = start(tmp_path, 200, "--num-processes", 2, "--seconds", 0.02)
+    process = start(tmp_path, 200, "--num-processes", 2, "--seconds", 0.3)
     wait_for(lambda: num_lines(tmp_path, "0-0") > 3 and num_lines(tmp_path, "0-1") > 3)
     process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=60)
+    _, words = process.communicate(timeout=300)
     assert process.returncode == 130, words
     assert "left for the next run" in words
     assert 0 < len(names(tmp_path)) < 200
@@ -173,7 +187,7 @@ def test_ctrl_c_ends_every_process_softly_and_the_next_run_goes_on(tmp_path: Pat
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
 @pytest.mark.parametrize("parent_is_killed", [False, True])
 def test_a_second_ctrl_c_or_a_killed_parent_leave_no_process_behind(tmp_path: Path, parent_is_killed: bool) -> None:
-    process = start(tmp_path, 2000, "--num-processes", 2, "--seconds", 0.02)
+    process = start(tmp_path, 2000, "--num-processes", 2, "--seconds", 0.1)
     wait_for(lambda: num_lines(tmp_path, "0-0") > 3)
     pids = children(process)
     assert len(pids) == 2
@@ -184,7 +198,7 @@ def test_a_second_ctrl_c_or_a_killed_parent_leave_no_process_behind(tmp_path: Pa
         assert process.stderr is not None
         wait_for(lambda: "stopping" in process.stderr.readline())
         process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     wait_for(lambda: not any(_is_alive(pid) for pid in pids))
     assert run(tmp_path, 30, "--num-processes", 2).returncode == 0
     assert set(expected(30)) <= set(names(tmp_path))
@@ -196,10 +210,10 @@ def _is_alive(pid: int) -> bool:
 
 
 def test_what_a_killed_parent_left_is_put_together_by_any_later_run(tmp_path: Path) -> None:
-    process = start(tmp_path, 300, "--num-processes", 3, "--seconds", 0.01)
+    process = start(tmp_path, 300, "--num-processes", 3, "--seconds", 0.3)
     wait_for(lambda: all(num_lines(tmp_path, f"0-{number}") > 3 for number in range(3)))
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     made = sum(num_lines(tmp_path, f"0-{number}") for number in range(3))
     wait_for(lambda: run(tmp_path, 300).returncode == 0)  # the orphans may need a moment to notice
     assert names(tmp_path)[:made] != []
@@ -210,23 +224,23 @@ def test_what_a_killed_parent_left_is_put_together_by_any_later_run(tmp_path: Pa
 @pytest.mark.parametrize("num_nodes", [2, 3])
 def test_nodes_that_start_at_different_times_and_are_killed_make_each_row_once(tmp_path: Path, num_nodes: int) -> None:
     def node(rank: int, fault: str = "") -> "subprocess.Popen[str]":
-        flags = ("--num-nodes", num_nodes, "--node-rank", rank, "--seconds", 0.01)
-        return start(tmp_path, 90, *flags, INTERLACE_FAULT=fault)
+        return start(tmp_path, 90, "--num-nodes", num_nodes, "--node-rank", rank, INTERLACE_FAULT=fault)
 
-    running = {0: node(0, "half a line:5")}
-    wait_for(lambda: num_lines(tmp_path, "0-0") > 2)
-    for rank in range(1, num_nodes):
-        running[rank] = node(rank)
-        wait_for(lambda: num_lines(tmp_path, f"{rank}-0") > 2)  # noqa: B023
-    running[num_nodes - 1].kill()
-    running[num_nodes - 1].communicate()
+    with held(tmp_path):
+        running = {0: node(0, "half a line:5")}
+        wait_for(lambda: num_lines(tmp_path, "0-0") > 2)
+        for rank in range(1, num_nodes):
+            running[rank] = node(rank)
+            wait_for(lambda: num_lines(tmp_path, f"{rank}-0") > 2)  # noqa: B023
+        running[num_nodes - 1].kill()
+        running[num_nodes - 1].communicate()
     running[num_nodes - 1] = node(num_nodes - 1, "renamed:9")
     for rank in (0, num_nodes - 1):
-        running[rank].communicate(timeout=60)
+        running[rank].communicate(timeout=300)
         assert running[rank].returncode == -signal.SIGKILL
         running[rank] = node(rank)
     for process in running.values():
-        _, words = process.communicate(timeout=60)
+        _, words = process.communicate(timeout=300)
         assert process.returncode == 0, words
     assert names(tmp_path) == expected(90)
     assert not list(tmp_path.glob("manifest.*-*.jsonl"))
@@ -255,7 +269,7 @@ def test_a_kill_while_results_are_put_together_loses_nothing(tmp_path: Path) -> 
 
 
 def test_the_same_node_twice_another_division_and_a_plain_run_are_refused_meanwhile(tmp_path: Path) -> None:
-    process = start(tmp_path, 2000, "--num-nodes", 2, "--node-rank", 0, "--seconds", 0.02)
+    process = start(tmp_path, 2000, "--num-nodes", 2, "--node-rank", 0, "--seconds", 0.5)
     wait_for(lambda: num_lines(tmp_path, "0-0") > 0)
     for flags, words in (
         (("--num-nodes", 2, "--node-rank", 0), "node 0 of 2 is writing to .* already"),
@@ -272,11 +286,11 @@ def test_the_same_node_twice_another_division_and_a_plain_run_are_refused_meanwh
 def test_overwriting_with_processes_that_die_makes_each_image_once_more(tmp_path: Path) -> None:
     assert run(tmp_path, 30, "--num-processes", 2).returncode == 0
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
-    flags = ("--num-processes", 2, "--overwrite", "--seconds", 0.03)
-    process = start(tmp_path, 30, *flags)
-    wait_for(lambda: num_lines(tmp_path, "0-0") > 3)
-    os.kill(children(process)[0], signal.SIGKILL)
-    _, words = process.communicate(timeout=60)
+    with held(tmp_path):
+        process = start(tmp_path, 30, "--num-processes", 2, "--overwrite")
+        wait_for(lambda: num_lines(tmp_path, "0-0") > 3)
+        os.kill(children(process)[0], signal.SIGKILL)
+    _, words = process.communicate(timeout=300)
     assert process.returncode == 0, words
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
     assert all(after[name] > before[name] for name in before)
