@@ -328,7 +328,7 @@ def test_code_that_only_logs_shares_and_keeps_its_log(
 
     alone = [pipeline(**request(i)) for i in range(3)]
     monkeypatch.setattr(pipeline.unet, "forward", counted, raising=False)
-    with Engine(pipeline) as engine:
+    with Engine(pipeline, max_batch_rows=None) as engine:
         results = engine.map([request(i) for i in range(3)])
         assert not engine.stats()["exclusive"]
     assert max(rows) == 6, "three requests of two rows"

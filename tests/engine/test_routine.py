@@ -58,7 +58,7 @@ def test_sampled_texts_draw_from_their_own_random_numbers() -> None:
 
     requests = [{"ids": ids, "seed": seed} for seed, ids in enumerate(prompts())]
     alone = [write(**request).tolist() for request in requests]
-    with Engine.over(write, {"model": model.model, "lm_head": model.lm_head}) as engine:
+    with Engine.over(write, {"model": model.model, "lm_head": model.lm_head}, max_batch_rows=8) as engine:
         assert [text.tolist() for text in engine.map(requests)] == alone
 
 
@@ -77,7 +77,7 @@ def test_a_failed_forward_leaves_caches_as_they_were() -> None:
 
     alone = [write(ids).tolist() for ids in prompts()]
     model.model.layers[1].forward = breaking
-    with Engine.over(write, {"model": model.model}, verify_fusion="off") as engine:
+    with Engine.over(write, {"model": model.model}, verify_fusion="off", max_batch_rows=8) as engine:
         together = engine.map([{"ids": ids} for ids in prompts()])
         assert engine.stats()["halved"]
     assert [text.tolist() for text in together] == alone
@@ -96,7 +96,7 @@ def test_windows_of_attention_that_fill_up_run_alone_and_right() -> None:
         return model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)
 
     alone = [write(ids).tolist() for ids in prompts()]
-    with Engine.over(write, {"model": model.model}) as engine:
+    with Engine.over(write, {"model": model.model}, max_batch_rows=8) as engine:
         assert [text.tolist() for text in engine.map([{"ids": ids} for ids in prompts()])] == alone
         assert engine.stats()["widths"]["model"].get(2, 0) + engine.stats()["widths"]["model"].get(3, 0)
         assert "window" in next(iter(engine.stats()["unfused"].values()))

@@ -45,7 +45,7 @@ def test_weights_of_all_count_for_each_until_they_are_gone() -> None:
 
 
 def test_forwards_of_engines_with_one_budget_never_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    running, most, lock = 0, 0, threading.Lock()
+    running, most, lock, met = 0, 0, threading.Lock(), threading.Event()
 
     def counted(run: Callable[..., Any]) -> Callable[..., Any]:
         def within(*given: Any) -> Any:
@@ -53,7 +53,10 @@ def test_forwards_of_engines_with_one_budget_never_overlap(monkeypatch: pytest.M
             with lock:
                 running += 1
                 most = max(most, running)
+                if most == 2:
+                    met.set()
             try:
+                met.wait(120)  # at first, for a forward of the other engine
                 sleep(0.005)  # so that two at a time would meet
                 return run(*given)
             finally:
