@@ -57,8 +57,10 @@ class MortalStage:
         return Output(request_id=request_id, prompt=text, images=[Image.fromarray(noise)], seeds=seeds)
 
     def abort(self, request_id: str) -> bool:
-        self._aborted[request_id].set()
-        return True
+        known = self._aborted.get(request_id)  # else it is on its way here, and the abort comes once more after it
+        if known is not None:
+            known.set()
+        return known is not None
 
     def stats(self) -> dict[str, Any]:
         return {"done": self.done, "pid": os.getpid()}
