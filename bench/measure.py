@@ -44,6 +44,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "speed-packing-cpu": (*_BENCH, "speed", "--workload", "close", "--num-requests", "5", "--num-inference-steps", "8",
                           "--optimize", "--dtypes", "--engine-options", "packing"),
     "stages-expand-cpu": (*_BENCH, "stages", "--repeats", "3"),
+    "speech-cpu": (sys.executable, "bench/speech.py", "3"),
     "quality-step-cache-cpu": (*_BENCH, "quality", "--num-requests", "16", "--repeats", "1", "--cache-types",
                                "step_cache", "--thresholds", "0.1", "0.2"),
 }  # fmt: skip

@@ -52,29 +52,33 @@ _MELS = 16
 VOICES = ("Chelsie", "Ethan")
 
 
-def save_qwen2_5_omni(folder: Path, width: int = 32, layers: int = 2) -> Path:
-    """A Qwen2.5-Omni, its voices and its processor."""
+def save_qwen2_5_omni(
+    folder: Path, width: int = 32, layers: int = 2, talker: int | None = None, sound: int | None = None
+) -> Path:
+    """A Qwen2.5-Omni, its voices and its processor. `talker` and `sound` are the widths of what comes behind the
+    thinker, where they are others."""
+    talking, sounding = talker or width, sound or width
     words = _tokenizer()
     ids = {name: words.convert_tokens_to_ids(token) for name, token in _SPECIAL.items()}
-    rope = {"rope_type": "default", "mrope_section": [1, 1, width // 8 - 2], "rope_theta": 10000.0}
-    text = {**_text(width, layers), "vocab_size": len(words), "rope_parameters": rope, "eos_token_id": ids["end"],
-            "pad_token_id": ids["pad"], "tie_word_embeddings": False}  # fmt: skip
+    text = {**_text(width, layers), "vocab_size": len(words), "rope_parameters": _rope(width),
+            "eos_token_id": ids["end"], "pad_token_id": ids["pad"], "tie_word_embeddings": False}  # fmt: skip
     thinker = {"text_config": text, "audio_config": {**_audio(width), "n_window": 10},
                "vision_config": {**_vision(width), "window_size": 56, "fullatt_block_indexes": [1]},
                "user_token_id": ids["user"], **_media_ids(ids, "token_index")}  # fmt: skip
-    talker = {**_text(width, layers), "vocab_size": 64, "embedding_size": width, "head_dim": width // 4,
-              "rope_parameters": rope, "tts_text_start_token_id": ids["tts_bos"],
+    speech = {**_text(talking, layers), "vocab_size": 64, "embedding_size": width, "head_dim": talking // 4,
+              "rope_parameters": _rope(talking), "tts_text_start_token_id": ids["tts_bos"],
               "tts_text_end_token_id": ids["tts_eos"], "tts_text_pad_token_id": ids["tts_pad"],
               "tts_codec_start_token_id": 61, "tts_codec_end_token_id": 60, "tts_codec_pad_token_id": 59,
               "tts_codec_mask_token_id": 62, **_media_ids(ids, "token_index")}  # fmt: skip
-    dit = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": width // 2,
+    dit = {"hidden_size": sounding, "num_hidden_layers": max(layers // 2, 2), "num_attention_heads": 2,
+           "head_dim": sounding // 2,
            "emb_dim": 16, "num_embeds": 64, "mel_dim": _MELS, "enc_emb_dim": 8, "enc_dim": 8,
            "enc_channels": [16, 16, 16, 16, 48], "enc_attention_channels": 8, "enc_se_channels": 8,
            "block_size": 24, "look_ahead_layers": [1], "look_backward_layers": [0]}  # fmt: skip
-    vocoder = {"mel_dim": _MELS, "upsample_initial_channel": width, "upsample_rates": [5, 3, 2, 2],
+    vocoder = {"mel_dim": _MELS, "upsample_initial_channel": sounding, "upsample_rates": [5, 3, 2, 2],
                "upsample_kernel_sizes": [11, 7, 4, 4], "resblock_kernel_sizes": [3],
                "resblock_dilation_sizes": [[1, 3, 5]]}  # fmt: skip
-    config = Qwen2_5OmniConfig(thinker_config=thinker, talker_config=talker,
+    config = Qwen2_5OmniConfig(thinker_config=thinker, talker_config=speech,
                                token2wav_config={"dit_config": dit, "bigvgan_config": vocoder})  # fmt: skip
     torch.manual_seed(0)
     model = Qwen2_5OmniForConditionalGeneration(config).eval()
@@ -214,6 +218,10 @@ def _text(width: int, layers: int) -> dict[str, Any]:
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}  # fmt: skip
 
 
+def _rope(width: int) -> dict[str, Any]:
+    return {"rope_type": "default", "mrope_section": [1, 1, width // 8 - 2], "rope_theta": 10000.0}
+
+
 def _audio(width: int) -> dict[str, Any]:
     return {"num_mel_bins": _MELS, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
             "d_model": 16, "output_dim": width, "max_source_positions": 1500}  # fmt: skip
@@ -275,7 +283,7 @@ def _save_processor(folder: Path, words: PreTrainedTokenizerFast, processor: typ
     (folder / "preprocessor_config.json").write_text(json.dumps(both))
 
 
-if __name__ == "__main__":  # python -m tests.stages.omni_models FOLDER [WIDTH LAYERS]: for benches
+if __name__ == "__main__":  # python -m tests.stages.omni_models FOLDER [WIDTH LAYERS [TALKER SOUND]]: for benches
     import sys
 
     save_qwen2_5_omni(Path(sys.argv[1]), *(int(number) for number in sys.argv[2:]))

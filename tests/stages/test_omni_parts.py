@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from interlace import Omni
+from interlace.engine.pipeline.randomness import Randomness
 from interlace.errors import InvalidRequestError, TooLargeError
 from interlace.request import Output
 from interlace.stages.config import OmniStageConfig
 from interlace.stages.deploy import parse_deploy_config
 from interlace.stages.omni.engines.budgets import PartNeeds, PartRoom, rooms_on
+from interlace.stages.omni.run import Links
 from interlace.stages.omni.stage import OmniModelStage
 from tests.stages.omni_models import save_qwen2_5_omni
 from tests.stages.test_omni_models import SAVE, SOUND, SPOKEN, _all_at_once, by_stock_generate, stage_of
@@ -136,6 +139,32 @@ def test_a_system_prompt_is_computed_and_kept_once_and_encoders_are_shared(
             assert equal_to_stock(omni, request, output), request
         assert omni.generate({"prompt": "x", "max_tokens": 4})[0].error is None
         assert stage_of(omni).stats()["thinker"]["prefixes"][0]["hits"] == 5
+
+
+def test_voices_and_lengths_share_the_dits_forwards(folder: Path) -> None:
+    stage = OmniModelStage(OmniStageConfig(stage_id=0, stage_type="omni", model=str(folder)))
+    spoken = [("Chelsie", torch.arange(30)[None]), ("Ethan", torch.arange(27)[None])]
+    try:
+        [engine] = stage.parts["code2wav"].engines
+        futures = []
+        with engine.paused():
+            for voice, codes in spoken:
+                links = Links()
+                links.codes.put(codes)
+                links.random.put(Randomness(seed=5))
+                links.close()
+                request = {"part": "code2wav", "voice": voice, "seed": 0, "links": links, "hear": None}
+                futures.append(engine.submit(request))
+        waveforms = [future.result(timeout=120) for future in futures]
+        assert max(engine.stats()["widths"]["dit"]) == 2
+    finally:
+        stage.close()
+    part, speakers = stage.family.model.token2wav, stage.family.model.speaker_map
+    for (voice, codes), waveform in zip(spoken, waveforms, strict=True):
+        torch.manual_seed(5)
+        with torch.no_grad():
+            alone = part(codes, conditioning=speakers[voice]["cond"], reference_mel=speakers[voice]["ref_mel"])
+        assert float((waveform - alone.reshape(-1)).abs().max()) < 1e-4
 
 
 def test_replicas_of_the_whole_model_run_in_processes(folder: Path) -> None:

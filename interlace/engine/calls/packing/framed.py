@@ -37,18 +37,20 @@ def frames(call: FramedCall) -> int | None:
 
 @contextlib.contextmanager
 def own_frames(calls: Sequence[FramedCall]) -> Iterator[None]:
-    """A forward of `calls`, fused: each row attends to its own frames."""
+    """A forward of `calls`, fused: each row attends to its own frames, and what is the same for all is made once."""
     lengths = [frames(call) for call in calls]
-    if lengths[0] is None or len(set(lengths)) == 1:
+    if lengths[0] is None:
         yield
         return
     module: Any = calls[0].target.module
     rows = [length for length, call in zip(lengths, calls, strict=True) for _ in range(call.rows)]
-    stock = module._create_block_diff
+    stock, padded = module._create_block_diff, len(set(lengths)) > 1
 
     def apart(hidden_states: Tensor) -> Tensor:
-        """[rows, 1, frames, frames]: how many blocks each frame is from each, endlessly many from padding."""
+        """[rows or 1, 1, frames, frames]: how many blocks each frame is from each, endlessly many from padding."""
         distance = stock(hidden_states)[:1, :1].float()
+        if not padded:
+            return distance
         known = on_device(rows * (len(hidden_states) // len(rows)), hidden_states.device)
         places = torch.arange(hidden_states.shape[1], device=hidden_states.device)
         padding = places >= known[:, None]

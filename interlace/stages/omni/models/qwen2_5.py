@@ -9,7 +9,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import RungeKutta4OD
 
 from interlace.engine.pipeline.channel import Channel
 from interlace.stages.omni.models.encoders import PackedPictures, PackedSounds
-from interlace.stages.omni.models.shell import LastPosition, Layers, shell_of, watched
+from interlace.stages.omni.models.shell import Layers, Scored, shell_of, watched
 from interlace.stages.omni.parts import Growing, Items, SpeechRequest, Thought
 
 _MEDIA = ("audio_token_index", "image_token_index", "video_token_index")
@@ -28,22 +28,25 @@ class Qwen2_5Omni:
 
     def __init__(self, model: Any) -> None:
         self.model, thinker = model, model.thinker
-        self._text = Layers(thinker.model.language_model, (0, -1))
-        self._head = LastPosition(thinker.lm_head)
+        self._text = Layers(thinker.model.language_model, (0, -1), thinker.lm_head)
         self._pictures = PackedPictures(thinker.model.visual)
         tower = thinker.model.audio_tower
         self._sounds = PackedSounds(tower, lambda lengths: tower._get_feat_extract_output_lengths(lengths)[1])
-        self._codec_head = LastPosition(model.talker.codec_head) if model.has_talker else None
+        self._heard: dict[str, Tensor] = {}  # by voice
+        if model.has_talker:
+            self._speech = Layers(model.talker.model, (), model.talker.codec_head)
+            hearing = model.token2wav.code2wav_dit_model.input_embed.spk_encoder
+            self._token2wav = shell_of(model.token2wav, (), {hearing: _Heard()})
 
     def thinker_modules(self) -> dict[str, nn.Module]:
-        return {"thinker": self._text, "thinker_head": self.model.thinker.lm_head,
-                "image_encoder": self._pictures.one_by_one, "audio_encoder": self._sounds.one_by_one}  # fmt: skip
+        encoders = {"image_encoder": self._pictures.one_by_one, "audio_encoder": self._sounds.one_by_one}
+        return {"thinker": self._text, **encoders}
 
     def talker_modules(self) -> dict[str, nn.Module]:
-        return {"talker": self.model.talker.model, "talker_head": self.model.talker.codec_head}
+        return {"talker": self._speech}
 
     def code2wav_modules(self) -> dict[str, nn.Module]:
-        part = self.model.token2wav
+        part = self._token2wav
         return {"dit": part.code2wav_dit_model, "vocoder": part.code2wav_bigvgan_model}
 
     def voices(self) -> list[str]:
@@ -51,8 +54,8 @@ class Qwen2_5Omni:
 
     def think(self, tell: Callable[[Tensor, Any], None]) -> Any:
         thinker = self.model.thinker
-        inner = thinker.model
-        instead = {inner.language_model: self._text, thinker.lm_head: self._head,
+        inner, text = thinker.model, Scored(self._text)
+        instead = {inner.language_model: text, thinker.lm_head: text.in_heads_place,
                    inner.visual: self._pictures, inner.audio_tower: self._sounds}  # fmt: skip
         return watched(shell_of(thinker, (), instead), tell)
 
@@ -77,8 +80,9 @@ class Qwen2_5Omni:
         mask = ids.new_full(ids.shape, talker.codec_mask_token)
         special = ids.new_tensor([[talker.codec_pad_token, talker.codec_bos_token]])
         end = list(speech.sampling.get("eos_token_id") or (8292, 8294))
-        assert self._codec_head is not None
-        shell = watched(shell_of(talker, [], {talker.codec_head: self._codec_head}), lambda *_: None)
+        reading = Scored(self._speech)
+        shell = shell_of(talker, (), {talker.model: reading, talker.codec_head: reading.in_heads_place})
+        shell = watched(shell, lambda *_: None)
         positions = {name: inputs[name] for name in _POSITIONS if inputs.get(name) is not None}
         if inputs.get("feature_attention_mask") is not None:
             positions["audio_feature_lengths"] = inputs["feature_attention_mask"].sum(dim=1)
@@ -97,8 +101,8 @@ class Qwen2_5Omni:
         )
 
     def sound(self, codes: Tensor, voice: str) -> Tensor:
-        condition, mel = self._speaker(voice, codes.device)
-        waveform: Tensor = self.model.token2wav(codes, conditioning=condition, reference_mel=mel)
+        condition, heard = self._speaker(voice, codes.device)
+        waveform: Tensor = self._token2wav(codes, conditioning=condition, reference_mel=heard)
         return waveform.reshape(-1).float()
 
     def noise(self, num_codes: int) -> Tensor | None:
@@ -108,11 +112,11 @@ class Qwen2_5Omni:
     def sound_window(self, codes: Tensor, voice: str, first: int, last: int, noise: Tensor | None) -> Tensor:
         """Two blocks before and one behind are sampled along; half a block of frames leads into the vocoder's."""
         assert noise is not None
-        part, (condition, mel) = self.model.token2wav, self._speaker(voice, codes.device)
+        part, (condition, heard) = self._token2wav, self._speaker(voice, codes.device)
         dit, vocoder = part.code2wav_dit_model, part.code2wav_bigvgan_model
         block = dit.block_size // dit.repeats  # codes
         start, end = max(first // block * block - 2 * block, 0), min(last + block, codes.shape[1])
-        frames = _sampled(dit, codes[:, start:end], condition, mel, noise[:, start * dit.repeats : end * dit.repeats])
+        frames = _sampled(dit, codes[:, start:end], condition, heard, noise[:, start * dit.repeats : end * dit.repeats])
         lead, tail = min(block // 2, first - start), min(block // 2, end - last)
         shown = slice((first - lead - start) * dit.repeats, (last + tail - start) * dit.repeats)
         waveform = vocoder(frames[:, shown].permute(0, 2, 1)).reshape(-1).float()
@@ -132,16 +136,32 @@ class Qwen2_5Omni:
         yield self._embed(self.model.talker.text_pad_token, like)
 
     def _speaker(self, voice: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A voice's embedding, and what is heard of its sound: once, where stock code listens at every step."""
         known = self.model.speaker_map[voice]
-        return known["cond"].to(device).float(), known["ref_mel"].to(device).float()
+        if voice not in self._heard:
+            mel = known["ref_mel"].to(device).float()
+            with torch.no_grad():
+                listen = self.model.token2wav.code2wav_dit_model.input_embed.spk_encoder
+                self._heard[voice] = listen(torch.cat([mel, torch.zeros_like(mel)]))[None]
+        return known["cond"].to(device).float(), self._heard[voice]
 
 
-def _sampled(dit: Any, codes: Tensor, condition: Tensor, mel: Tensor, noise: Tensor) -> Tensor:
+class _Heard(nn.Module):
+    """In the place of the DiT's encoder of voices, whose sounds are of any length: hands on what it heard.
+
+    Stock code gives rows [rows, 2, channels], with guidance and without it, and as many zeros behind them.
+    """
+
+    def forward(self, heard: Tensor) -> Tensor:
+        return torch.cat(heard[: len(heard) // 2].unbind(1))
+
+
+def _sampled(dit: Any, codes: Tensor, condition: Tensor, heard: Tensor, noise: Tensor) -> Tensor:
     """The stock model's `sample` from a given noise: mel frames [1, frames, channels]."""
     speaker = condition.unsqueeze(1).repeat(1, noise.shape[1], 1)
 
     def velocity(time: Tensor, frames: Tensor) -> Tensor:
-        both = dit(hidden_states=frames, quantized_code=codes, speaker_embedding=speaker, condition_vector=mel,
+        both = dit(hidden_states=frames, quantized_code=codes, speaker_embedding=speaker, condition_vector=heard,
                    time_step=time, apply_cfg=True)  # fmt: skip
         guided, null = both.chunk(2, dim=0)
         return guided + (guided - null) * _GUIDANCE

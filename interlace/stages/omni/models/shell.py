@@ -49,15 +49,21 @@ class LastPosition(nn.Module):
 
 class Layers(nn.Module):
     """A language model that hands out the hidden states of some `layers` in every forward, so that calls of requests
-    that need them and of those that don't are of one kind. Its other attributes are the model's own."""
+    that need them and of those that don't are of one kind. Its other attributes are the model's own.
 
-    def __init__(self, model: nn.Module, layers: tuple[int, ...]) -> None:
+    With a `head`, the last position's scores come behind them: one shared forward a token instead of two (`Scored`).
+    """
+
+    def __init__(self, model: nn.Module, layers: tuple[int, ...], head: nn.Module | None = None) -> None:
         super().__init__()
-        self.model, self.layers = model, layers
+        self.model, self.layers, self.head = model, layers, head
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.model(*args, **{**kwargs, "output_hidden_states": True})
-        output.hidden_states = tuple(output.hidden_states[layer] for layer in self.layers)
+        output = self.model(*args, **{**kwargs, "output_hidden_states": bool(self.layers)})
+        states = tuple(output.hidden_states[layer] for layer in self.layers)
+        if self.head is not None:
+            states = (*states, self.head(output.last_hidden_state[:, -1:]))
+        output["hidden_states"] = states
         return output
 
     def __getattr__(self, name: str) -> Any:
@@ -65,6 +71,36 @@ class Layers(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
+
+
+class Scored(nn.Module):
+    """One request's `Layers` with a head: keeps the scores of its last forward for what stands in the head's place."""
+
+    def __init__(self, layers: Layers) -> None:
+        super().__init__()
+        self.layers_ = layers
+        self.in_heads_place = _Scores()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.layers_(*args, **kwargs)
+        *states, self.in_heads_place.scores = output.hidden_states
+        output["hidden_states"] = tuple(states)
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layers_"), name)
+
+
+class _Scores(nn.Module):
+    """In a head's place: what it would say of the last position, which is known."""
+
+    scores: Tensor
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.scores
 
 
 def watched(model: Any, tell: Callable[[Tensor, Any], None]) -> Any:
