@@ -77,6 +77,22 @@ def test_requests_join_while_others_run_up_to_max_num_seqs() -> None:
     assert (admitted, wait) == (["0", "1"], 0.0)
 
 
+def test_nobody_starts_while_others_leave_one_after_the_other() -> None:
+    scheduler = Scheduler(EngineConfig(max_batch_rows=1))
+    queue, running = line(waiting(3), waiting(4)), [call("0", stage=DECODE), call("1", stage=DECODE), call("2")]
+    assert names(scheduler.next_forward(running, {})) == ["0"]
+    assert scheduler.admit(queue, 2, 0.0)[0] == []
+    assert names(scheduler.next_forward(running[1:], {})) == ["1"]
+    assert scheduler.admit(queue, 1, 0.0)[0] == ["3", "4"]
+
+
+def test_a_decode_that_has_to_wait_itself_holds_nobody_up() -> None:
+    scheduler = Scheduler(EngineConfig(max_batch_rows=1))
+    running = [call("0", stage=DECODE), call("1", priority=1), call("2", priority=1)]
+    assert names(scheduler.next_forward(running, {})) == ["1"]
+    assert scheduler.admit(line(waiting(3)), 3, 0.0)[0] == ["3"]
+
+
 def test_who_comes_while_others_get_to_their_denoiser_starts_with_all_who_came_meanwhile() -> None:
     scheduler, later = Scheduler(EngineConfig(max_num_seqs=8)), line(waiting(1), waiting(2))
     assert scheduler.admit(line(waiting(0)), 0, 0.0)[0] == ["0"]

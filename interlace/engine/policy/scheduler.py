@@ -11,7 +11,7 @@ from interlace.config import EngineConfig
 from interlace.engine.policy.cost import CostModel
 from interlace.engine.policy.line import Line
 from interlace.engine.policy.memory import MemoryModel
-from interlace.engine.policy.pending import DENOISE, Pending, length_of
+from interlace.engine.policy.pending import DECODE, DENOISE, Pending, length_of
 from interlace.engine.policy.ranks import RANKS
 from interlace.engine.policy.sizes import SizeMixing
 
@@ -30,6 +30,7 @@ class Scheduler:
         self._turns: dict[str, int] = {}  # by lane: when it had its last forward
         self._rounds: dict[_Point, set[_Point]] = {}  # what requests go through between two calls of one point
         self._on_their_way = 0  # forwards for which no request starts while those that did get to their denoiser
+        self._leaving = False  # whether a decode is next, after the last forward
 
     def forget(self, request_id: str) -> None:
         """A request has ended."""
@@ -40,12 +41,13 @@ class Scheduler:
         they wait for company.
 
         Requests that come one after the other start together, once those that started have been in a forward of their
-        denoiser: so their texts are encoded together as well.
+        denoiser: so their texts are encoded together as well. Nor does one start where another's decode is
+        next: as many as leave one after the other are followed by as many that start together.
         """
         free = self.places(num_running)
         places = free if most is None else min(free, most)
         if self._config.step_execution:
-            if num_running and self._on_their_way > 0:
+            if num_running and (self._on_their_way > 0 or self._leaving):
                 return [], 0.0
             heads = [one.request_id for one in line.take(places, now)]
             self._on_their_way = _WAY if heads else 0
@@ -81,10 +83,12 @@ class Scheduler:
         turns = self._turns
         calls = sorted(pending, key=lambda p: (-p.priority, p.stage, turns.get(p.lane, 0), self._rank(p, now), p.order))
         if not calls:
-            self._on_their_way = 0
+            self._on_their_way, self._leaving = 0, False
             return []
         group = self._group(self._laggard(calls) or calls[0], calls, row_limits)
         self._on_their_way = 0 if group[0].stage == DENOISE else self._on_their_way - 1
+        taken = {call.request_id for call in group}
+        self._leaving = next((call.stage == DECODE for call in calls if call.request_id not in taken), False)
         turns[group[0].lane] = max(turns.values(), default=0) + 1
         for call in group:
             if call.stage == DENOISE:
