@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from PIL import Image
@@ -56,6 +57,9 @@ class FakeGenerator:
 
     def abort(self, job: Job) -> None:
         self._aborted.add(job.name)
+
+    def gathering(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def mean_rows(self) -> float | None:
         return 2.0

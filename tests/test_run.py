@@ -1,5 +1,6 @@
 """bulk/run.py: every row ends as an image or a listed failure, and a run that was stopped can be gone on with."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -11,7 +12,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -417,3 +418,22 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, layout:
         with tarfile.open(shard) as tar:
             members += [name for name in tar.getnames() if name.endswith(".png")]
     assert sorted(members) == (names(out) if layout == "webdataset" else [])
+
+
+class Gathering(FakeGenerator):
+    """Counts what was submitted while more was announced."""
+
+    num_gathered = 0
+
+    @contextlib.contextmanager
+    def gathering(self) -> Iterator[None]:
+        yield
+        self.num_gathered = len(self.submitted)
+
+
+@pytest.mark.parametrize(("num_rows", "num_together"), [(12, 3), (2, 2)])
+def test_as_many_as_run_at_once_start_together(tmp_path: Path, num_rows: int, num_together: int) -> None:
+    generator = Gathering()
+    assert bulk(tmp_path, PROMPTS[:num_rows], generator, max_num_seqs=3).exit_status == 0
+    assert generator.num_gathered == num_together
+    assert len(generator.submitted) == num_rows

@@ -5,6 +5,7 @@ What a row says of sampling (max_tokens, temperature, voice, ...) comes in its s
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from interlace.bulk.input.rows import Job
@@ -32,6 +33,9 @@ class AnswerGenerator:
 
     def submit(self, job: Job) -> "Future[Output]":
         return self._loaders.submit(job, self._request)
+
+    def gathering(self) -> AbstractContextManager[None]:
+        return self._omni.pipeline.gathering()
 
     def _request(self, job: Job) -> Request:
         images, others = media_of(job)

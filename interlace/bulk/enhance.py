@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, Self
@@ -167,6 +168,9 @@ class EnhancingGenerator:
             self._waiting[job.name] = _Rewriting(job, result)
         self._threads.submit(self._ask, job)
         return result
+
+    def gathering(self) -> AbstractContextManager[None]:
+        return self._inner.gathering()
 
     def resolved(self, job: Job) -> Mapping[str, object]:
         with self._lock:

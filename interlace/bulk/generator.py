@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,9 @@ class Generator(Protocol):
 
     def submit(self, job: Job) -> "Future[Output]":
         """Never raises: what goes wrong is in `Output.error`."""
+
+    def gathering(self) -> AbstractContextManager[None]:
+        """Within, jobs are submitted one after the other that are to start together."""
 
     def resolved(self, job: Job) -> Mapping[str, Any]:
         """Every parameter that the job runs with, the model's own defaults included."""
@@ -61,6 +65,9 @@ class OmniGenerator:
         if not job.pictures:
             return self._omni.submit(job.request())
         return self._loaders.submit(job, self._loaded)
+
+    def gathering(self) -> AbstractContextManager[None]:
+        return self._omni.pipeline.gathering()
 
     def _loaded(self, job: Job) -> Request:
         """With its pictures loaded."""

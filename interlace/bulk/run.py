@@ -3,6 +3,7 @@
 Knows neither pipelines nor file formats: rows come from `rows`, images from a `Generator`, files go to a `Sink`.
 """
 
+import itertools
 import os
 import threading
 import time
@@ -109,18 +110,24 @@ class _BulkRun:
     def execute(self, jobs: Iterable[Job], one_at_a_time: Container[str] = ()) -> None:
         self.tally.started = time.perf_counter()
         with self._writers, self.view, signals_go_to(self._on_signal):
-            for job in jobs:
-                if job.name in one_at_a_time:
-                    self._drain()
-                if not self._take_slot():
-                    break
-                self.view.began(job.name)
-                fault_point(f"began {job.name}")
-                with self._lock:
-                    self._generating[job.name] = job
-                    self._num_open += 1
-                self.generator.submit(job).add_done_callback(self._on_done(job))
+            left = iter(jobs)
+            with self.generator.gathering():
+                self._submit_all(itertools.islice(left, self.options.max_num_seqs), one_at_a_time)
+            self._submit_all(left, one_at_a_time)
             self._drain()
+
+    def _submit_all(self, jobs: Iterable[Job], one_at_a_time: Container[str]) -> None:
+        for job in jobs:
+            if job.name in one_at_a_time:
+                self._drain()
+            if not self._take_slot():
+                break
+            self.view.began(job.name)
+            fault_point(f"began {job.name}")
+            with self._lock:
+                self._generating[job.name] = job
+                self._num_open += 1
+            self.generator.submit(job).add_done_callback(self._on_done(job))
 
     def _take_slot(self) -> bool:
         """Waits until the backlog has room; False when the run is to stop. Polls so that signals get their turn."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -101,6 +102,9 @@ class ApiGenerator:
                 self._waiting.remove(task)
         if task is not None:
             self._resolve(task, error=AbortedError(f"{job.name} was aborted"))
+
+    def gathering(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def mean_rows(self) -> float | None:
         return None
