@@ -29,6 +29,7 @@ from interlace.cli.serve import serve
 from interlace.cli.t2i import t2i
 from interlace.cli.t2v import t2a, t2v
 from interlace.errors import InterlaceError, InvalidRequestError, ModelLoadError
+from interlace.python.deferred import defer_imports
 from interlace.python.hushed import hush_imports
 from interlace.serve.logs import log_to_stderr, wanted_format
 
@@ -107,6 +108,7 @@ def main() -> None:
     if sys.argv[1:2] != ["bench"]:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     hush_imports()
+    defer_imports()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     if sys.argv[1:2] == ["serve"]:
         log_to_stderr(wanted_format(sys.argv, os.environ))
