@@ -15,7 +15,7 @@ from interlace.errors import AbortedError, InvalidRequestError, ModelLoadError
 from interlace.models.loader import load_model
 from interlace.request import Output
 
-WAIT_S = 120
+WAIT_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +53,16 @@ def test_two_processes_draw_what_one_engine_draws_through_aborts_and_a_kill(two:
     with Omni(model="demo", max_num_seqs=8) as one:
         alone = one.generate(requests)
     begun: set[str] = set()
+    aborted = {f"r{i}" for i in (10, 40, 63)}
+    for i in (10, 40, 63):
+        requests[i] |= {"num_inference_steps": 100_000}  # it has not ended when it is aborted
     futures = [
         two.submit(request, request_id=f"r{i}", on_progress=lambda progress: begun.add(progress.request_id))
         for i, request in enumerate(requests)
     ]
-    aborted = {f"r{i}" for i in (10, 40, 63)}
     for name in aborted:
         two.abort(name)
-    until = time.monotonic() + WAIT_S
+    until = time.monotonic() + 2 * WAIT_S
     while len(begun) < 12 and time.monotonic() < until:
         time.sleep(0.01)
     os.kill(two.engine.stats()["replicas"][0]["pid"], signal.SIGKILL)
@@ -73,6 +75,8 @@ def test_two_processes_draw_what_one_engine_draws_through_aborts_and_a_kill(two:
         else:
             assert np.abs(pixels(output) - pixels(expected)).max() <= 1  # rounding, in eight bits
             assert output.seeds == expected.seeds
+    while two.engine.stats()["replicas"][0]["restarts"] == 0 and time.monotonic() < until:
+        time.sleep(0.01)  # its death is noticed a moment later
     assert two.engine.stats()["replicas"][0]["restarts"] == 1
 
 

@@ -30,6 +30,7 @@ HEARD: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize(
     ("save", "requests", "encoder", "takes"),
     [
@@ -66,8 +67,8 @@ def test_media_and_texts_share_forwards_and_equal_stock_generate_alone(
             ids = stage.family._whole.generate(**inputs, max_new_tokens=request["max_tokens"], do_sample=False)
             written = ids[0, inputs["input_ids"].shape[1] :]
             assert output.text == stage.inputs.tokenizer.decode(written, skip_special_tokens=True)
-        spoken = omni.submit({"prompt": "x", "modalities": ("text", "audio")}).result(timeout=60)
+        spoken = omni.submit({"prompt": "x", "modalities": ("text", "audio")}).result(timeout=120)
         strange = {"image": PICTURE} if "image" not in takes else {"audio": [0.0] * 800}
-        refused = omni.submit({"prompt": "x", "multi_modal_data": strange}).result(timeout=60)
+        refused = omni.submit({"prompt": "x", "multi_modal_data": strange}).result(timeout=120)
     assert isinstance(spoken.error, InvalidRequestError)
     assert f"it takes {takes}:" in str(refused.error)

@@ -28,7 +28,7 @@ def live() -> Iterator[Live]:
 
 
 def test_a_first_picture_goes_through_all_stages(live: Live) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     with live.http() as http:
         while http.get("/health").status_code != 200:
             assert time.monotonic() < until, live.state.broken
