@@ -15,6 +15,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(_PATHS)  # for actors, which import w
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # of 15 by default: beside other tests its processes would hardly run
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "240")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 

@@ -20,6 +20,7 @@ from interlace.ray.serving.scaling import Autoscaling, Backlog, replicas_for
 from interlace.request import Progress
 
 WAIT_S = 240
+ENDLESS = 100_000  # steps: nobody waits for the end of such a request
 SCALING = Autoscaling(
     max_replicas=2, target_queue_s=2.0, upscale_delay_s=0.5, downscale_delay_s=1.0, metrics_interval_s=0.5
 )
@@ -38,7 +39,7 @@ def deploy(other: str) -> None:
 
     import interlace.ray
 
-    settings = {"drain_s": 120.0, "result_ttl": 600.0}
+    settings = {"drain_s": 120.0, "result_ttl": 600.0, "max_steps": ENDLESS}
     app = interlace.ray.app(model="demo", models=[other], autoscaling=SCALING, max_num_seqs=4, settings=settings)
     serve.run(app)
 
@@ -76,7 +77,7 @@ def picture(b64: str) -> Image.Image:
 def test_a_real_client_gets_pictures_and_streams(url: str, other: str) -> None:
     import openai
 
-    wait_until(lambda: httpx.get(f"{url}/health").status_code == 200)
+    wait_until(lambda: httpx.get(f"{url}/health", timeout=WAIT_S).status_code == 200)
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=WAIT_S, max_retries=0)
     assert [model.id for model in client.models.list()] == ["demo", other]
     body = {"num_inference_steps": 3, "seed": 7}
@@ -97,17 +98,17 @@ def test_a_client_that_leaves_aborts_its_request(url: str) -> None:
     from ray import serve
 
     engines = serve.get_deployment_handle("Engines", "default")
-    body = {"prompt": "a red circle", "size": "128x128", "num_inference_steps": 150, "stream": True,
+    body = {"prompt": "a red circle", "size": "128x128", "num_inference_steps": ENDLESS, "stream": True,
             "partial_images": 3}  # fmt: skip
     with httpx.stream("POST", f"{url}/v1/images/generations", json=body, timeout=WAIT_S) as answer:
         assert answer.status_code == 200
         wait_until(lambda: engines.left.remote().result() > 0)
     wait_until(lambda: engines.left.remote().result() == 0)
-    assert httpx.get(f"{url}/v1/requests").json()["data"] == []
+    wait_until(lambda: httpx.get(f"{url}/v1/requests", timeout=WAIT_S).json()["data"] == [])
 
 
 def test_replicas_come_with_load_and_go_after_it_and_an_update_loses_nothing(url: str, other: str) -> None:
-    assert running_engines() == 1
+    wait_until(lambda: running_engines() == 1)  # again, after other tests
     stop, answers = threading.Event(), []
 
     def ask(number: int) -> None:
