@@ -62,8 +62,9 @@ def test_the_prompt_cache_tells_adapters_of_a_text_encoder_apart() -> None:
     def outputs(**options: Any) -> tuple[list[Any], Any]:
         with Engine(pipeline, **options) as engine:
             for _ in range(2):
-                futures = [engine.submit(call(), adapters=adapters) for adapters in asked]
-                found = [future.result(timeout=120) for future in futures]
+                with engine.paused():  # all of them start together
+                    futures = [engine.submit(call(), adapters=adapters) for adapters in asked]
+                found = [future.result(timeout=300) for future in futures]
             return found, engine.stats()["prompt_cache"]
 
     (plain, _), (cached, stats) = outputs(), outputs(prompt_cache_bytes=1 << 20)

@@ -226,14 +226,14 @@ def test_an_image_can_be_aborted_while_its_prompt_is_written(tmp_path: Path) -> 
     job = Job(row_id="a", index=0, name="a", prompt="a", sampling=SamplingParams())
     with EnhancingGenerator(inner, writer, TextCache(tmp_path / "c"), flags, "m:1") as generator:
         future = generator.submit(job)
-        assert writer.asked.wait(5)
+        assert writer.asked.wait(120)
         generator.abort(job)
-        assert isinstance(future.result(5).error, AbortedError)
+        assert isinstance(future.result(120).error, AbortedError)
         writer.futures["a"].set_result(Output(request_id="a", text="<think>so</think> late "))
     assert inner.submitted == []
     assert inner.closed
     with EnhancingGenerator(inner, writer, TextCache(tmp_path / "c"), flags, "m:1") as generator:
-        assert generator.submit(job).result(5).error is None
+        assert generator.submit(job).result(120).error is None
         assert generator.resolved(job)["enhanced_prompt"] == "late", "thoughts are no prompt, and it was kept"
 
 

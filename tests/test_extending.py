@@ -67,7 +67,7 @@ def test_a_stage_and_a_handoff_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> N
     configs = [create_ar_stage_config(0, "a"), create_ar_stage_config(1, "b", handoff=handoff)]
     ways = [None, resolve(handoff)]
     pipeline = Pipeline([Link(c, open_stage(c), way, Slots(2)) for c, way in zip(configs, ways, strict=True)])
-    output = pipeline.submit(Request(request_id="r", prompt="a star", sampling=SamplingParams())).result(20)
+    output = pipeline.submit(Request(request_id="r", prompt="a star", sampling=SamplingParams())).result(120)
     assert output.error is None
     assert output.text == "A STAR?"
     pipeline.close()

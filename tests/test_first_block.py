@@ -35,7 +35,7 @@ def diffusers_own(pipeline: DiffusionPipeline, kwargs: dict[str, Any]) -> np.nda
 
 
 def engine(pipeline: DiffusionPipeline) -> Engine:
-    return Engine(pipeline, cache_type="first_block_cache", cache_threshold=THRESHOLD)
+    return Engine(pipeline, cache_type="first_block_cache", cache_threshold=THRESHOLD, max_batch_rows=None)
 
 
 def test_alone_and_in_company_it_equals_diffusers_own_cache() -> None:

@@ -59,7 +59,7 @@ def within(pipeline: FluxPipeline) -> Iterator[Callable[..., Engine]]:
 
     def make(size: int, **options: Any) -> Engine:
         weights = weight_bytes(part for part in pipeline.components.values() if isinstance(part, torch.nn.Module))
-        opened.append(Engine(pipeline, memory_budget=weights + size, **options))
+        opened.append(Engine(pipeline, memory_budget=weights + size, max_batch_rows=None, **options))
         return opened[-1]
 
     yield make

@@ -94,7 +94,8 @@ def test_one_shape_turned_round_shares_without_padding_and_not_at_all_without_to
         {**kwargs, "height": h, "width": 192 - h} for kwargs, h in zip(requests("flux")[:2], [64, 128], strict=True)
     ]
     with Engine(pipeline, max_batch_rows=None, resolution_tolerance=tolerance) as engine:
-        engine.map([dict(kwargs) for kwargs in made])
+        for _ in range(2):  # verifies; then once more where a bit of what was equal has come to differ
+            engine.map([dict(kwargs) for kwargs in made])
         before = engine.stats()["forwards"]["transformer"]
         engine.map(made)
         assert engine.stats()["forwards"]["transformer"] - before == num_forwards
@@ -113,7 +114,7 @@ def test_rotary_tables_are_made_once_for_all_steps_of_requests_of_one_size(monke
     expected = [stock(pipeline, kwargs | equal) for kwargs in requests("flux")[:2]]
     assert counts["made"] == 2 * 3 * 3  # requests, steps, axes
     counts.clear()
-    with Engine(pipeline) as engine:
+    with Engine(pipeline, max_batch_rows=None) as engine:
         results = engine.map([kwargs | equal for kwargs in requests("flux")[:2]])
     assert counts["made"] == 3
     for result, own in zip(results, expected, strict=True):
@@ -123,7 +124,7 @@ def test_rotary_tables_are_made_once_for_all_steps_of_requests_of_one_size(monke
 def test_sizes_too_far_apart_do_not_share() -> None:
     pipeline = FAMILIES["flux"].build()
     made = [{**kwargs, "height": h, "width": h} for kwargs, h in zip(requests("flux")[:2], [128, 64], strict=True)]
-    with Engine(pipeline, resolution_tolerance=0.1) as engine:
+    with Engine(pipeline, resolution_tolerance=0.1, max_batch_rows=None) as engine:
         results = engine.map(made)
         assert engine.stats()["mean_rows"]["transformer"] == 1
     assert not any(isinstance(result, BaseException) for result in results)

@@ -36,7 +36,7 @@ def request(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def cached(pipeline: FluxPipeline, threshold: float = 0.3, **options: Any) -> Engine:
-    return Engine(pipeline, cache_type="step_cache", cache_threshold=threshold, **options)
+    return Engine(pipeline, cache_type="step_cache", cache_threshold=threshold, max_batch_rows=None, **options)
 
 
 def test_calls_are_skipped_and_said_to_be(pipeline: FluxPipeline) -> None:
