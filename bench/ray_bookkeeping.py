@@ -10,7 +10,6 @@ driver. The last line is one JSON object.
 import argparse
 import json
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -22,6 +21,8 @@ from typing import Any
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))  # actors import the stage from here, by name
+
+from interlace.bench.machine import describe_machine
 
 
 class InstantStage:
@@ -113,10 +114,11 @@ def main() -> None:
     import ray
 
     logging.disable()
-    ray.init(num_cpus=flags.num_replicas, include_dashboard=False, object_store_memory=500 * 2**20, log_to_driver=False)
+    rays = {"include_dashboard": False, "object_store_memory": 500 * 2**20, "log_to_driver": False}
+    ray.init("local", num_cpus=flags.num_replicas, **rays)
     try:
-        told = {"benchmark": "ray_bookkeeping", **vars(flags), "cpus": os.cpu_count()}
-        print(json.dumps(told | run(flags.num_rows, flags.num_replicas, flags.side, flags.steps, flags.max_num_seqs)))
+        measured = run(flags.num_rows, flags.num_replicas, flags.side, flags.steps, flags.max_num_seqs)
+        print(json.dumps({"benchmark": "ray_bookkeeping", **vars(flags), **measured, **describe_machine()}))
     finally:
         ray.shutdown()
 

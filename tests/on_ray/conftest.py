@@ -38,5 +38,5 @@ def ray_here(ray_alone: None) -> Any:
     import ray
 
     if not ray.is_initialized():
-        ray.init(num_cpus=3, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
+        ray.init("local", num_cpus=3, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
     return ray

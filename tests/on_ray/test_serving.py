@@ -86,6 +86,7 @@ def test_a_real_client_gets_pictures_and_streams(url: str, other: str) -> None:
     same = client.images.generate(model=other, prompt="a red circle", size="64x64", extra_body=body)
     apart = ImageChops.difference(*(picture(one.data[0].b64_json).convert("RGB") for one in (same, made)))
     assert max(high for _, high in apart.getextrema()) <= 1
+    body["num_inference_steps"] = 12  # a picture of the way has time to come before the last one
     events = client.images.generate(prompt="a red circle", size="64x64", stream=True, partial_images=1, extra_body=body)
     kinds = [event.type for event in events]
     assert kinds[-1] == "image_generation.completed"
@@ -103,6 +104,7 @@ def test_a_client_that_leaves_aborts_its_request(url: str) -> None:
     with httpx.stream("POST", f"{url}/v1/images/generations", json=body, timeout=WAIT_S) as answer:
         assert answer.status_code == 200
         wait_until(lambda: engines.left.remote().result() > 0)
+    wait_until(lambda: "interlace:abort_total 1.0" in httpx.get(f"{url}/metrics", timeout=WAIT_S).text)
     wait_until(lambda: engines.left.remote().result() == 0)
     wait_until(lambda: httpx.get(f"{url}/v1/requests", timeout=WAIT_S).json()["data"] == [])
 
