@@ -15,7 +15,8 @@ from interlace.python import deferred
 from interlace.python.deferred import Deferred, Exempt, Later, Noting, Unmade, defer_imports
 
 PARTS = {
-    "__init__": "from . import inner\nseen = []\ndef note(what):\n    seen.append(what)\n    return what\n"
+    "__init__": "from . import inner\n__version__ = '3'\nseen = []\n"
+    "def note(what):\n    seen.append(what)\n    return what\n"
     "class Kind:\n    def __init__(self, size=1):\n        self.size = size\n"
     "def exempt(function, word='exempt'):\n    return lambda *args: (word, function(*args))\n",
     "inner": "from ..outer import runs\nruns.append('inner')\nclass Part:\n    pass\n",
@@ -111,6 +112,13 @@ def test_a_module_within_is_loaded_once_and_after_its_package(package: Callable[
     assert slow.inner is inner is sys.modules["house.slow.inner"]
     assert inner.__spec__ is not None
     assert inner.__spec__.origin == inner.__file__
+
+
+def test_its_version_is_its_own(package: Callable[[], ModuleType]) -> None:
+    slow = package()
+    assert (slow.__name__, slow.__file__ is None, runs()) == ("house.slow", False, [])
+    assert slow.__version__ == "3"
+    assert runs() == ["inner"]
 
 
 def test_one_that_can_not_be_run_says_so_at_each_use(package: Callable[[], ModuleType], tmp_path: Path) -> None:

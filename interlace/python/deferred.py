@@ -129,9 +129,10 @@ class Deferred(ModuleType):
 
     def __getattribute__(self, name: str) -> Any:
         own = ModuleType.__getattribute__
-        if name.startswith("__") or own(self, "__dict__")["__thread__"] == threading.get_ident():
-            return own(self, name)
         held = own(self, "__dict__")
+        known = name in held or hasattr(ModuleType, name) or name == "__path__"  # which only packages have
+        if (known and name.startswith("__")) or held["__thread__"] == threading.get_ident():
+            return own(self, name)
         if isinstance(held.get(name), ModuleType):  # a module of its that was imported by itself
             return held[name]
         stand_in = _MODULES[held["__name__"]].get(name)
