@@ -50,7 +50,7 @@ def words_of_edit(
             raise InvalidRequestError(f'there is no picture {words[0]!r}; interlace edit PICTURE "WHAT TO DO"', "image")
     if table is None and image is None and prompt is None:
         raise InvalidRequestError(_WHAT_TO_EDIT, "input")
-    if table is None and prompt is None:
+    if table is None and image is not None and prompt is None:
         raise InvalidRequestError(f'say what to do with it: interlace edit {image[0]} "make it blue"', "prompt")
     if (image is None) == (table is None) or (image is None) != (prompt is None):
         raise InvalidRequestError("expected either --input, or --image with --prompt", "input")
