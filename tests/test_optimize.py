@@ -62,7 +62,7 @@ def test_compiled_blocks_serve_several_sizes(monkeypatch: pytest.MonkeyPatch) ->
         requests = [{**FAMILIES["flux"].requests()[0], "height": height, "width": 64} for height in heights]
         for number, kwargs in enumerate(requests):
             kwargs |= {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(number)}
-        with Engine(pipeline, resolution_tolerance=0.2, verify_fusion="off") as engine:
+        with Engine(pipeline, resolution_tolerance=0.2, verify_fusion="off", max_batch_rows=None) as engine:
             outputs = engine.map([dict(kwargs) for kwargs in requests])
             assert engine.stats()["mean_rows"]["transformer"] == 2
         for number, (kwargs, output) in enumerate(zip(requests, outputs, strict=True)):
@@ -78,7 +78,7 @@ def test_weights_in_8_bits_are_cast_layer_by_layer_and_forwards_still_shared() -
     dtypes = {parameter.dtype for parameter in pipeline.transformer.parameters()}
     assert torch.float8_e4m3fn in dtypes
     alone = [stock(pipeline, kwargs) for kwargs in FAMILIES["flux"].requests()[:3]]
-    with Engine(pipeline) as engine:
+    with Engine(pipeline, max_batch_rows=None) as engine:
         together = engine.map(FAMILIES["flux"].requests()[:3])
         stats = engine.stats()
     assert max(map(difference, together, alone)) < TOLERANCE

@@ -56,7 +56,7 @@ def test_a_quantised_denoiser_draws_as_it_does_alone(files: Path, kind: str, pla
     pipeline = loaded(files / place, quantize=kind, **config)
     alone = [pipeline(**kwargs) for kwargs in family.requests()[::2]]  # of one size
     assert difference(alone[0], family.build()(**family.requests()[0])) > 0, "fewer bits, another picture"
-    with Engine(pipeline) as engine:
+    with Engine(pipeline, max_batch_rows=None) as engine:
         together = engine.map(family.requests()[::2])
         assert engine.stats()["mean_rows"][family.denoisers[0]] > 1, engine.stats()["unfused"]
     assert max(map(difference, together, alone)) < TOLERANCE
@@ -88,7 +88,7 @@ def test_adapters_mix_over_a_quantised_base(files: Path) -> None:
         activate(pipeline.transformer, adapters)
         alone.append(pipeline(**call()))
     with Engine(pipeline, max_batch_rows=None) as engine:  # "auto" shares where it was measured to pay
-        for _ in range(2):
+        for _ in range(3):  # as in engine/test_toys.py
             before = engine.stats()["forwards"].get("transformer", 0)
             with engine.paused():  # all of them start together
                 futures = [engine.submit(call(), adapters=adapters) for adapters in asked]
