@@ -70,9 +70,9 @@ def stock(pipeline: DiffusionPipeline, denoiser: torch.nn.Module, family: str) -
 
 
 def together(engine: Engine, family: str, wanted: list[dict[str, float] | None]) -> list[Any]:
-    futures = [
-        engine.submit(kwargs, adapters=own) for kwargs, own in zip(requests(family, len(wanted)), wanted, strict=True)
-    ]
+    asked = zip(requests(family, len(wanted)), wanted, strict=True)
+    with engine.paused():  # all of them start together
+        futures = [engine.submit(kwargs, adapters=own) for kwargs, own in asked]
     return [future.result(timeout=300) for future in futures]
 
 
@@ -102,7 +102,7 @@ def test_requests_with_different_adapters_share_their_forwards_and_are_each_as_s
 def test_what_cannot_be_mixed_runs_by_itself() -> None:
     pipeline, denoiser = adapted("sd15-ddim", use_dora=True)
     expected = stock(pipeline, denoiser, "sd15-ddim")
-    with Engine(pipeline) as engine:
+    with Engine(pipeline, max_batch_rows=None) as engine:
         outputs = together(engine, "sd15-ddim", _WANTED)
     assert max(map(difference, outputs, expected)) < TOLERANCE
 
@@ -112,7 +112,7 @@ def test_a_mixed_forward_that_comes_out_wrong_is_found_and_not_used_again(monkey
     expected = stock(pipeline, denoiser, "sd15-ddim")
     right = kinds.StackedLora._scales
     monkeypatch.setattr(kinds.StackedLora, "_scales", lambda self, *args: right(self, *args).flip(0))
-    with Engine(pipeline) as engine:
+    with Engine(pipeline, max_batch_rows=None) as engine:
         for _ in range(2):
             outputs = together(engine, "sd15-ddim", _WANTED)
             assert max(map(difference, outputs, expected)) < TOLERANCE
@@ -123,7 +123,7 @@ def test_an_owners_active_adapter_holds_for_requests_that_name_none() -> None:
     pipeline, denoiser = adapted("sd15-ddim")
     expected = stock(pipeline, denoiser, "sd15-ddim")
     activate(denoiser, {"line": 1.0})
-    with Engine(pipeline) as engine:
+    with Engine(pipeline, max_batch_rows=None) as engine:
         outputs = together(engine, "sd15-ddim", [{}, None, {"wash": 0.5}])
     for output, place in zip(outputs, (0, 1, 2), strict=True):
         assert difference(output, expected[place]) < TOLERANCE

@@ -184,7 +184,7 @@ def test_a_dry_run_finds_bad_rows_and_writes_nothing(data: Path, capsys: pytest.
     ("flags", "words"),
     [
         ([], "nothing to edit"),
-        (["--image", "0.png"], "either --input, or --image with --prompt"),
+        (["--image", "0.png"], "say what to do with it"),
         (["--input", "a.csv", "--image", "0.png", "--prompt", "a"], "either --input"),
         (["--image", "none.png", "--prompt", "a"], "No such file"),
         (["--image", "0.png", "1.png", "--prompt", "a"], "FluxKontextPipeline edits one picture"),

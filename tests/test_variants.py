@@ -96,8 +96,9 @@ def test_requests_with_adapters_of_their_own_get_them_and_equal_ones_share(
     owners = pipeline(**request(9))
 
     def run() -> None:
-        futures = [engine.submit(request(i), outfit=adapters(weights)) for i, weights in enumerate(wanted)]
-        plain = engine.submit(request(9))
+        with engine.paused():  # all of them start together
+            futures = [engine.submit(request(i), outfit=adapters(weights)) for i, weights in enumerate(wanted)]
+            plain = engine.submit(request(9))
         for future, one in zip(futures, expected, strict=True):
             assert difference(future.result(), one) < EXACT
         assert difference(plain.result(), owners) < EXACT

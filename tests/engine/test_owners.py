@@ -17,6 +17,7 @@ from tests.zoo import FAMILIES
 from tests.zoo.ip import load_ip_adapter, seen
 
 EXACT = 1e-4
+WORDS = ("sky", "sea", "sun", "moon", "blue", "red")  # that the tokenizers tell apart
 Change = Callable[[Any], object]
 
 
@@ -32,7 +33,7 @@ def pair(built: dict[str, Any], family: str = "sd15-ddim") -> tuple[Any, Any]:
 
 def request(i: int, steps: int = 3, **more: Any) -> dict[str, Any]:
     size = {"height": 16, "width": 16, "num_inference_steps": steps, "output_type": "np"}
-    return {"prompt": f"number {i} <it>", "generator": torch.Generator().manual_seed(i), **size, **more}
+    return {"prompt": f"a {WORDS[i]} <it>", "generator": torch.Generator().manual_seed(i), **size, **more}
 
 
 class Hold:
@@ -278,7 +279,7 @@ def test_stock_calls_with_a_scale_in_another_thread_and_the_engine_do_not_distur
     made, enough = [], threading.Event()
 
     def draw() -> None:
-        while not enough.is_set():
+        while not made or not enough.is_set():
             made.append(pipeline(**scaled(0.2)))
 
     with Engine(pipeline) as engine:

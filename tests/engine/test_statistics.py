@@ -47,10 +47,13 @@ def test_statistics_can_be_asked_for_while_requests_run(restless: None) -> None:
         threads = [threading.Thread(target=ask, args=(engine,)) for _ in range(3)]
         for thread in threads:
             thread.start()
-        assert not any(isinstance(one, BaseException) for one in engine.map([{"first": i % 50} for i in range(100)]))
-        over.set()
-        for thread in threads:
-            thread.join()
+        try:
+            outputs = engine.map([{"first": i % 50} for i in range(100)])
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+        assert not any(isinstance(one, BaseException) for one in outputs)
         assert failed == []
         counts = engine.statistics()
     assert counts.requests.ok == 100
