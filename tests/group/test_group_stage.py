@@ -10,7 +10,7 @@ from interlace.engine.group.config import GroupConfig
 from interlace.stages.replicas.counts import ReplicaStatus
 from tests.tiny import save_tiny_flux
 
-_WAIT_S = 300.0
+_WAIT_S = 600.0
 
 
 def _children(pid: int | None) -> list[int]:
@@ -31,7 +31,7 @@ def test_a_follower_that_is_killed_costs_a_restart_and_no_request(tmp_path: Path
     requests = [{"prompt": f"a red circle {i}", "seed": i, "num_inference_steps": 2 + i} for i in range(3)]
     with Omni(model) as alone:
         expected = [output.images[0].tobytes() for output in alone.generate(requests, raise_on_error=True)]
-    with Omni(model, parallel=GroupConfig(rows_degree=2, timeout_s=60.0), max_batch_rows=None) as omni:
+    with Omni(model, parallel=GroupConfig(rows_degree=2, timeout_s=300.0), max_batch_rows=None) as omni:
         assert omni.describe()["ranks"] == 2
         _check(omni, requests, expected)
         (leader,) = _replicas(omni)

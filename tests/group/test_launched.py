@@ -12,12 +12,14 @@ from interlace.engine.group.config import GroupConfig, LaunchedRank, launched_ra
 from interlace.errors import InvalidRequestError
 from tests.tiny import save_tiny_flux
 
-_WAIT_S = 300
+_WAIT_S = 600
 _SCRIPT = """
 import json, sys
 from interlace import Omni
 from interlace.engine.group.config import GroupConfig
+from interlace.engine.tickets import lobby
 
+lobby._GATHER_S = 120.0  # all start together, however long they are on their way
 requests = [{"prompt": f"a red circle {i}", "seed": i, "num_inference_steps": 1 + i, "guidance_scale": 2.0 + i}
             for i in range(3)]
 with Omni(sys.argv[1], parallel=GroupConfig(rows_degree=2)) as omni:  # the second process never gets further

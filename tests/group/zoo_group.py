@@ -13,7 +13,7 @@ from interlace.engine.group.start import Followers
 from interlace.engine.pipeline.view import modules_of
 from tests.zoo import FAMILIES
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 300.0
 
 
 def build(name: str) -> Any:
