@@ -1,6 +1,9 @@
 """`Engine.over`: any callable whose work is calls of modules, with models that are not from diffusers."""
 
+import re
+import runpy
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,15 +105,29 @@ def test_windows_of_attention_that_fill_up_run_alone_and_right() -> None:
         assert "window" in next(iter(engine.stats()["unfused"].values()))
 
 
-def test_a_speech_model_of_transformers_shares_its_flow_and_decoder() -> None:
-    """VITS: a flow and a vocoder, driven by its own stock code."""
+def _vits() -> VitsModel:
     torch.manual_seed(0)
     config = VitsConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32,
                         flow_size=16, spectrogram_bins=9, upsample_initial_channel=16, upsample_rates=[4, 4],
                         upsample_kernel_sizes=[8, 8], resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]],
                         use_stochastic_duration_prediction=False, prior_encoder_num_flows=2,
                         prior_encoder_num_wavenet_layers=2, duration_predictor_filter_channels=16)  # fmt: skip
-    model = VitsModel(config).eval()
+    return VitsModel(config).eval()
+
+
+def test_the_speech_model_of_docs_omni_speaks(tmp_path: Path) -> None:
+    _vits().save_pretrained(tmp_path / "vits")
+    page = (Path(__file__).parents[2] / "docs/omni.md").read_text()
+    (code,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "VitsModel" in text]
+    (tmp_path / "block.py").write_text(code.replace("facebook/mms-tts-eng", str(tmp_path / "vits")))
+    texts = [torch.randint(1, 40, (1, length)) for length in (9, 12)]
+    told = runpy.run_path(str(tmp_path / "block.py"), {"texts": texts})
+    assert all(waveform.isfinite().all() for waveform in told["waveforms"])
+
+
+def test_a_speech_model_of_transformers_shares_its_flow_and_decoder() -> None:
+    """VITS: a flow and a vocoder, driven by its own stock code."""
+    model = _vits()
 
     def speak(ids: torch.Tensor, seed: int) -> torch.Tensor:
         torch.manual_seed(seed)

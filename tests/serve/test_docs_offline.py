@@ -16,6 +16,7 @@ from PIL import Image
 from interlace.bulk.output.sink import read_manifest
 from interlace.cli.main import run
 from serve.live import Live
+from tests.checkpoints import save_sd15
 from tests.zoo import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,20 @@ def test_the_code_of_a_page_runs(
         assert "answer" not in told or told["answer"].data[0].b64_json
         if "omni" in told:
             told["omni"].close()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_one_file_is_read_as_the_page_says(
+    names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipeline = FAMILIES["sd15-euler"].build()
+    pipeline.save_pretrained("stable-diffusion-v1-5")
+    save_sd15(pipeline, Path("dreams.safetensors"))
+    lines = [words for _, text in blocks("docs/models.md", names) for words in commands(text)]
+    (line,) = [words for words in lines if "--config-from" in words]  # without it the hub is asked
+    assert run([*line, "--steps", "1", "--size", "64x64"]) == 0
+    assert Path("out/000000.png").exists()
 
 
 @pytest.mark.slow
