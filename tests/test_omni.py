@@ -136,10 +136,11 @@ def test_async_requests_share_forwards_yield_progress_and_abort_when_left(folder
         return [event async for event in omni.generate(prompt, PARAMS)]
 
     async def main() -> None:
-        omni = AsyncOmni(folder)
-        await asyncio.gather(*(one(omni, prompt) for prompt in "abcd"))
-        events = await asyncio.gather(*(one(omni, prompt) for prompt in "abcd"))
-        for one_request in events:
+        omni = AsyncOmni(folder, max_batch_rows=None)
+        with omni.omni.engine.paused():  # type: ignore[union-attr]  # all four are there before the first runs
+            asked = [asyncio.create_task(one(omni, prompt)) for prompt in "abcd"]
+            await asyncio.sleep(0)
+        for one_request in await asyncio.gather(*asked):
             assert [event.step for event in one_request[:-1] if isinstance(event, Progress)] == [1, 2, 3]
             assert isinstance(one_request[-1], Output)
             assert one_request[-1].error is None
