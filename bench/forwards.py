@@ -47,6 +47,8 @@ class Forwards:
         if small_flux:
             torch.manual_seed(0)
             model = replace(model, name="small-flux", pipeline=with_small_flux(model.pipeline))
+            if not stock:
+                AUTO.apply(model.pipeline)
         self._defaults = dict(model.defaults)
         self._pipeline, self.seconds = model.pipeline, list[float]()
         timed(self._pipeline.transformer, self.seconds)

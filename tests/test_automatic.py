@@ -10,7 +10,9 @@ import torch
 from tiny import tiny_flux
 
 from interlace import Omni, SamplingParams
-from interlace.models import automatic
+from interlace.models.automatic import channels_last as layouts
+from interlace.models.automatic import choice
+from interlace.models.automatic.trial import Finding
 from interlace.models.optimize import AUTO, Optimizations
 from tests.zoo import FAMILIES
 
@@ -24,7 +26,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def clock(monkeypatch: pytest.MonkeyPatch, plain: float, channels_last: float) -> None:
     """What a decode seems to take in each layout: one first, then both in turn."""
     told = itertools.chain([plain], itertools.cycle([plain, channels_last]))
-    monkeypatch.setattr(automatic, "seconds", lambda run: (run(), next(told))[1])
+    monkeypatch.setattr(layouts, "seconds", lambda run: (run(), next(told))[1])
+    monkeypatch.setattr(choice, "FORMS", ())
 
 
 def is_channels_last(vae: torch.nn.Module) -> bool:
@@ -38,7 +41,7 @@ def test_what_is_quicker_is_taken_and_remembered(monkeypatch: pytest.MonkeyPatch
     assert AUTO.apply(pipeline) == ("vae channels_last (2.00 times as quick)",)
     assert is_channels_last(pipeline.vae)
     assert len(list((own_cache / "optimize").iterdir())) == 1
-    monkeypatch.setattr(automatic, "try_channels_last", lambda vae: pytest.fail("it is known"))
+    monkeypatch.setattr(choice, "try_channels_last", lambda vae: pytest.fail("it is known"))
     assert AUTO.apply(again := tiny_flux())
     assert is_channels_last(again.vae)
 
@@ -47,7 +50,7 @@ def test_what_is_quicker_is_taken_and_remembered(monkeypatch: pytest.MonkeyPatch
 def test_what_is_not_quicker_is_left(monkeypatch: pytest.MonkeyPatch, plain: float, other: float, why: str) -> None:
     clock(monkeypatch, plain, other)
     pipeline = tiny_flux()
-    assert why in automatic.try_channels_last(pipeline.vae)["why"]
+    assert why in layouts.try_channels_last(pipeline.vae).why
     assert AUTO.apply(pipeline) == ()
     assert not is_channels_last(pipeline.vae)
 
@@ -61,7 +64,7 @@ def test_other_pictures_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         return (decode(*args, **kwargs)[0] + is_channels_last(pipeline.vae),)
 
     pipeline.vae.decode = unlike
-    assert automatic.try_channels_last(pipeline.vae) == {"on": False, "why": "channels-last gave other pictures"}
+    assert layouts.try_channels_last(pipeline.vae) == Finding(False, "channels-last gave other pictures")
     assert not is_channels_last(pipeline.vae)
 
 

@@ -13,7 +13,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 
 from interlace.engine.accelerator import default_device
 from interlace.errors import InvalidRequestError
-from interlace.models.automatic import optimize_automatically
+from interlace.models.automatic.choice import denoisers_of, optimize_automatically
 
 _MOST_GRAPHS = 64  # versions of one block: row buckets times sizes
 ATTENTION_BACKENDS = tuple(sorted(backend.value for backend in AttentionBackendName))
@@ -54,7 +54,7 @@ class Optimizations:
 
 def set_attention_backend(pipeline: DiffusionPipeline, name: str) -> None:
     """Attention of the denoisers through one of diffusers' backends."""
-    denoisers = [part for part in _denoisers(pipeline) if hasattr(part, "set_attention_backend")]
+    denoisers = [part for part in denoisers_of(pipeline) if hasattr(part, "set_attention_backend")]
     if not denoisers:
         raise InvalidRequestError(
             f"{type(pipeline).__name__} has no denoiser that takes an attention backend; leave it out",
@@ -76,7 +76,7 @@ def compile_blocks(pipeline: DiffusionPipeline, *, dynamic: bool = True, **how: 
     `how`: further ways of `torch.compile`. Never a whole denoiser: its own call is the engine's, so that what is
     compiled around it would not be run.
     """
-    blocks = [block for part in _denoisers(pipeline) for block in _repeated_blocks(part)]
+    blocks = [block for part in denoisers_of(pipeline) for block in _repeated_blocks(part)]
     if not blocks:
         raise InvalidRequestError(
             f"{type(pipeline).__name__} has no repeated blocks to compile; leave it out", "compile"
@@ -125,7 +125,7 @@ def _channels_last(pipeline: DiffusionPipeline) -> None:
 
 
 def _fuse_qkv(pipeline: DiffusionPipeline) -> None:
-    parts = [part for part in _denoisers(pipeline) if hasattr(part, "fuse_qkv_projections")]
+    parts = [part for part in denoisers_of(pipeline) if hasattr(part, "fuse_qkv_projections")]
     if not parts:
         raise InvalidRequestError(f"{type(pipeline).__name__} has no projections to fuse; leave it out", "optimize")
     for part in parts:
@@ -154,7 +154,7 @@ def _check_accelerator(name: str) -> None:
 
 def _layerwise_casting(pipeline: DiffusionPipeline) -> None:
     """The denoisers' weights lie in 8 bits and are cast for each layer's forward: half of bfloat16's memory, lossy."""
-    for part in _denoisers(pipeline):
+    for part in denoisers_of(pipeline):
         if not hasattr(part, "enable_layerwise_casting"):
             raise InvalidRequestError(f"{type(part).__name__} takes no layerwise casting; leave it out", "offload")
         part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=part.dtype)
@@ -187,11 +187,6 @@ OPTIMIZATIONS: dict[str, Callable[[DiffusionPipeline], list[str] | None]] = {  #
     "tf32": _tf32,
     "deterministic": _deterministic,
 }
-
-
-def _denoisers(pipeline: DiffusionPipeline) -> list[Any]:
-    names = ("transformer", "transformer_2", "unet", "prior", "decoder")
-    return [part for name in names if isinstance(part := getattr(pipeline, name, None), torch.nn.Module)]
 
 
 AUTO = Optimizations(names=("auto",))  # of whoever loads a model by its name, and says nothing

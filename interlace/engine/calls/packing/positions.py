@@ -12,6 +12,7 @@ import torch
 from interlace.engine.calls.call import ModuleCall
 from interlace.engine.calls.digest import digest
 from interlace.engine.calls.packing.packers import Packing, Tables, by_ids, packing_of
+from interlace.engine.calls.packing.rotary import rotate_in_one_pass
 from interlace.python.wraps import Wraps
 
 _MAX_KNOWN = 8  # tables of one engine; those of a picture of a megapixel take 5 MB
@@ -53,6 +54,7 @@ class KnownTables:
         packing = packing_of(call.target.module)
         if packing is None or packing.tables is not by_ids or call.unfusable:
             return contextlib.nullcontext()
+        rotate_in_one_pass(call.target.module, wraps)
         named = call.named
         if not all(
             isinstance(ids := named.get(name), torch.Tensor) and ids.ndim == 2 for name in ("txt_ids", "img_ids")
