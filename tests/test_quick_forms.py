@@ -217,7 +217,7 @@ def test_requests_are_as_stock_with_adapters_loaded_while_they_are_served() -> N
     kwargs = FAMILIES["flux"].requests()[0] | {"num_inference_steps": 2, "output_type": "np"}
 
     def drawn(call: Any) -> Any:
-        return call(**kwargs, generator=torch.Generator().manual_seed(3)).images
+        return call(**kwargs | {"generator": torch.Generator().manual_seed(3)}).images
 
     plain, pipeline = FAMILIES["flux"].build(), FAMILIES["flux"].build()
     for one in (plain, pipeline):

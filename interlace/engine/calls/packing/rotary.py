@@ -1,7 +1,7 @@
 """Rotary embedding of queries and keys on a CPU: diffusers' own numbers, to the bit, in one pass and not in five.
 
 diffusers swaps the numbers of each pair, multiplies twice and adds. Here a pair is one complex number, multiplied once.
-The first time for tensors of a kind both are computed and compared; a kind that differs in a bit stays diffusers'.
+For tensors of a kind both are computed and compared the first times; a kind that differs in a bit stays diffusers'.
 """
 
 import sys
@@ -16,7 +16,10 @@ from interlace.python.recent import Recent
 from interlace.python.wraps import Wraps
 
 _MOST = 256  # kinds of tensors that are remembered
-_proven: Recent[Hashable, bool] = Recent(_MOST)
+_TIMES = 8  # a kind must come out equal: where few numbers round otherwise, once may be chance
+_WIDTH = 16  # channels of a head must fill whole vectors: what is left over is rounded otherwise
+_DIFFERS = -1
+_proven: Recent[Hashable, int] = Recent(_MOST)  # how often a kind came out equal, up to _TIMES
 _lock = threading.Lock()
 _state = (
     threading.local()
@@ -41,16 +44,19 @@ def rotated(
         return apply_rotary_emb(x, freqs_cis, use_real, use_real_unbind_dim, sequence_dim)
     turns = _as_turns(*freqs_cis, sequence_dim)
     kind = x.shape, x.stride(), x.dtype, turns.shape
-    if (proven := _proven.get(kind)) is None:
-        stock = apply_rotary_emb(x, freqs_cis, sequence_dim=sequence_dim)
+    if (proven := _proven.get(kind, 0)) >= _TIMES:
+        return _turned(x, turns)
+    stock = apply_rotary_emb(x, freqs_cis, sequence_dim=sequence_dim)
+    if proven != _DIFFERS:
+        equal = turns.numel() > 0 and torch.equal(stock, _turned(x, turns))
         with _lock:
-            _proven[kind] = turns.numel() > 0 and torch.equal(stock, _turned(x, turns))
-        return stock
-    return _turned(x, turns) if proven else apply_rotary_emb(x, freqs_cis, sequence_dim=sequence_dim)
+            _proven[kind] = proven + 1 if equal else _DIFFERS
+    return stock
 
 
 def _is_plain(x: torch.Tensor) -> bool:
-    pairs = x.ndim == 4 and x.stride(-1) == 1 and not any(step % 2 for step in (*x.stride()[:-1], x.storage_offset()))
+    whole = x.ndim == 4 and x.shape[-1] % _WIDTH == 0 and x.stride(-1) == 1
+    pairs = whole and not any(step % 2 for step in (*x.stride()[:-1], x.storage_offset()))
     return pairs and x.device.type == "cpu" and x.dtype is torch.float32 and not x.requires_grad
 
 
