@@ -49,6 +49,17 @@ def test_it_is_diffusers_to_the_bit(dim: int, rows: int, tokens: int, heads: int
         assert torch.equal(told, apply_rotary_emb(across, freqs, sequence_dim=dim))
 
 
+def test_a_table_that_is_changed_in_place_is_read_again(turned: list[torch.Size]) -> None:
+    freqs, x = table(5, 16), torch.randn(2, 5, 3, 16)
+    for turn in range(2 * rotary._TIMES + 2):
+        if turn == rotary._TIMES + 1:
+            for one in freqs:
+                one.neg_()
+        told = rotary.rotated(x, freqs, sequence_dim=1)
+        assert torch.equal(told, apply_rotary_emb(x, freqs, sequence_dim=1))
+    assert turned
+
+
 def test_a_table_for_each_row(turned: list[torch.Size]) -> None:
     freqs = tuple(map(_RowTable, table(5, 16, 2)))
     x = torch.randn(2, 5, 3, 16)

@@ -81,7 +81,7 @@ def _norm_zero(
     emb: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     if emb is None or self.emb is not None or not _is_plain(x) or not _is_plain(emb):
-        return AdaLayerNormZero.forward(self, x, timestep, class_labels, hidden_dtype, emb)  # type: ignore[arg-type]
+        return AdaLayerNormZero.forward(self, x, timestep, class_labels, hidden_dtype, emb)
     shift, scale, *others = self.linear(self.silu(emb)).chunk(6, dim=1)
     return _modulated(self.norm(x), shift, scale), *others
 

@@ -21,9 +21,7 @@ _WIDTH = 16  # channels of a head must fill whole vectors: what is left over is 
 _DIFFERS = -1
 _proven: Recent[Hashable, int] = Recent(_MOST)  # how often a kind came out equal, up to _TIMES
 _lock = threading.Lock()
-_state = (
-    threading.local()
-)  # .last: (cos, sin, dimension of tokens, both as complex numbers): all blocks ask for the same
+_state = threading.local()  # .last: what was asked for, and both as complex numbers: all blocks ask for the same
 
 
 def rotate_in_one_pass(denoiser: torch.nn.Module, wraps: Wraps) -> None:
@@ -42,7 +40,8 @@ def rotated(
     usual = use_real and use_real_unbind_dim == -1 and sequence_dim in (1, 2)
     if torch.compiler.is_compiling() or not usual or not _is_plain(x):
         return apply_rotary_emb(x, freqs_cis, use_real, use_real_unbind_dim, sequence_dim)
-    turns = _as_turns(*freqs_cis, sequence_dim)
+    cos, sin = freqs_cis
+    turns = _as_turns(cos, sin, sequence_dim)
     kind = x.shape, x.stride(), x.dtype, turns.shape
     if (proven := _proven.get(kind, 0)) >= _TIMES:
         return _turned(x, turns)
@@ -62,17 +61,23 @@ def _is_plain(x: torch.Tensor) -> bool:
 
 def _as_turns(cos: Any, sin: Any, sequence_dim: int) -> torch.Tensor:
     """[1 or rows, 1, tokens, pairs] or [1 or rows, tokens, 1, pairs]; empty where a pair has two angles."""
-    known = getattr(_state, "last", None)
-    if known is not None and known[0] is cos and known[1] is sin and known[2] == sequence_dim:
-        turns: torch.Tensor = known[3]
+    asked = cos, sin, _written(cos), _written(sin), sequence_dim
+    known: tuple[Any, ...] = getattr(_state, "last", ())
+    if known and known[0] is cos and known[1] is sin and known[2:5] == asked[2:]:
+        turns: torch.Tensor = known[5]
         return turns
     place = (None, slice(None), None, slice(None)) if sequence_dim == 1 else (None, None)
     real, imaginary = cos[place], sin[place]
     plain = all(one.dtype is torch.float32 and one.device.type == "cpu" for one in (real, imaginary))
     pairs = plain and all(torch.equal(one[..., ::2], one[..., 1::2]) for one in (real, imaginary))
     turns = torch.complex(real[..., ::2].contiguous(), imaginary[..., ::2].contiguous()) if pairs else torch.empty(0)
-    _state.last = cos, sin, sequence_dim, turns
+    _state.last = (*asked, turns)
     return turns
+
+
+def _written(table: Any) -> int:
+    """Grows with every change in place; tables for each row are never changed."""
+    return table._version if isinstance(table, torch.Tensor) and not table.is_inference() else 0
 
 
 def _turned(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
