@@ -125,7 +125,7 @@ def test_no_usable_row_is_refused_before_a_model_is_loaded(tmp_path: Path) -> No
         InvalidRequestError, match=r"no row can be used, of 1; the first: --prompt 1: the prompt is empty"
     ):
         bulk(tmp_path, [""], never)
-    with pytest.raises(InvalidRequestError, match="of 0"):
+    with pytest.raises(InvalidRequestError, match="no rows: the input has none"):
         bulk(tmp_path, [], never)
 
 
