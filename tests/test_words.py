@@ -57,7 +57,7 @@ def test_every_command_has_flags_that_there_are(page: Path) -> None:
 
 OTHERS = re.compile(
     r"SBATCH|python bench|docker|useradd|pip install|HEALTHCHECK|helm|systemctl|kubectl|ray start|--array|--like"
-    r"|--handoff|torchrun"
+    r"|--handoff|torchrun|ray get-auth-token"
 )
 
 
