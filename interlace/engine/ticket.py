@@ -78,6 +78,7 @@ class Ticket:
     aborted: BaseException | None = None
     parked: bool = False  # it waits for something other than a module
     joined: bool = False  # it runs in a call with lists, and has no strand of its own
+    num_requests: int = 1  # that it runs: several where it is a call with lists
     list_key: tuple[Hashable] | None = None  # once it was asked for: what its list would have in common
     num_steps: int = 0
     total_rows: int = 0

@@ -99,6 +99,18 @@ def test_requests_of_other_steps_are_other_calls_that_share_forwards(engine: Eng
     assert widths[5], widths
 
 
+def test_lists_of_another_length_are_nothing_new_to_verify(engine: Engine, pipeline: Any) -> None:
+    def turn(*steps: int) -> int:
+        """How much was verified."""
+        before = engine.stats()["verified"]
+        expected = [pipeline(**request(n, num_inference_steps=s)).images[0] for n, s in enumerate(steps)]
+        assert_equal(engine.map([request(n, num_inference_steps=s) for n, s in enumerate(steps)]), expected)
+        return engine.stats()["verified"] - before
+
+    assert turn(3, 3, 5, 5, 6) + turn(3, 3, 3, 5, 5)  # lists are checked, and what they share with single requests
+    assert [turn(4, 4, 4, 4, 5), turn(3, 6, 6, 6, 6), turn(3, 3, 3, 5, 5)] == [0, 0, 0]
+
+
 def test_who_is_aborted_leaves_and_the_others_stay_equal(engine: Engine, alone: list[Any]) -> None:
     engine.map(requests())
     stepped = threading.Event()

@@ -90,7 +90,7 @@ class ModuleCall:
     """The call `target(*args, **kwargs)`, analysed.
 
     `rows` is the number of independent samples along the batch dimension; `tokens` the positions that they hold
-    together. `signature` is None when the call can't be shared, and `unfusable` says why. Calls whose texts are padded
+    together; `requests` are those that it is made for, whose rows are equally many. `signature` is None when the call can't be shared, and `unfusable` says why. Calls whose texts are padded
     to share have one `signature` and different `lengths`.
     """
 
@@ -107,6 +107,7 @@ class ModuleCall:
         "memory",
         "original",
         "places",
+        "requests",
         "rows",
         "scales",
         "signature",
@@ -123,7 +124,7 @@ class ModuleCall:
     def __init__(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], ambient: Hashable) -> None:
         self.target, self.args, self.kwargs, self.ambient = target, args, _nested(target.module, kwargs), ambient
         self.adapters: tuple[tuple[str, float], ...] | None = None  # with weights; None: as the module's owner has it
-        self.rows, self.tokens = 1, 1
+        self.rows, self.tokens, self.requests = 1, 1, 1
         self.leaves: list[Any] = []
         self.layout: tuple[Leaf, ...] = ()
         self.skeleton: Skeleton = None

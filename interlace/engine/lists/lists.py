@@ -132,6 +132,7 @@ class Lists:
             order=first.order,
             submitted=first.submitted,
             parts=first.parts,
+            num_requests=len(members),
         )
         call = ListCall(key, members, leader, checked)
         leader.listener = lambda event: _tell(call, event)

@@ -49,6 +49,7 @@ class Runs:
         start = perf_counter()
         said = self._tenancy.resume(ticket.strand, outcome.value if outcome else None, error)
         while isinstance(said, ModuleCall):
+            said.requests = ticket.num_requests
             try:
                 self._executor.adapters.put_on(said, ticket.adapters)
                 said, known = self._shortcuts.take(ticket, said)

@@ -74,7 +74,12 @@ def is_padded(calls: Sequence[ModuleCall]) -> bool:
 
 
 def _kind(calls: Sequence[ModuleCall]) -> Hashable:
-    """What has to be verified once: the calls' kind, how many rows each brings, whether texts are padded, and whether
-    adapters are mixed."""
-    rows = frozenset(call.rows for call in calls)
+    """What has to be verified once: the calls' kind, how many rows a request brings, whether requests come in lists (of
+    whatever length), whether texts are padded, and whether adapters are mixed."""
+    rows = frozenset(_rows(call) for call in calls)
     return calls[0].kind, calls[0].state, rows, is_padded(calls), is_mixed(calls)
+
+
+def _rows(call: ModuleCall) -> tuple[int, bool]:
+    own, over = divmod(call.rows, call.requests)
+    return (call.rows, False) if over else (own, call.requests > 1)
