@@ -37,7 +37,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(
 ) -> None:
     path = write(
         tmp_path / "p.jsonl",
-        {"prompt": "a", "width": 64, "height": 32, "num_images": 3},
+        {"prompt": "a", "width": 64, "height": 96, "num_images": 3},
         {"prompt": "b", "num_inference_steps": 7},
         {"prompt": "c", "hight": 5},
     )
@@ -45,7 +45,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(
     told = capsys.readouterr().out
     assert not (tmp_path / "out").exists()
     assert f"{path}:3: unknown column 'hight'; did you mean height?" in told
-    for words in ("3, 1 of them", "images:    4", "64x32 (3), default (1)", "default (3), 7 (1)", "no earlier run"):
+    for words in ("3, 1 of them", "images:    4", "64x96 (3), default (1)", "default (3), 7 (1)", "no earlier run"):
         assert words in told
 
     assert t2i("--prompts-file", path, "--limit", 2) == 0
@@ -55,7 +55,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(
     told = capsys.readouterr().out
     assert "there:     4" in told
     assert "to make:   0" in told
-    assert t2i("--prompts-file", path, "--dry-run", "--rows", ":2", "--height", 16) == 0
+    assert t2i("--prompts-file", path, "--dry-run", "--rows", ":2", "--height", 160) == 0
     assert "to make:   1, 1 of them again" in (told := capsys.readouterr().out)
     assert "images/s of the last run here" in told
     assert t2i("--prompts-file", path, "--dry-run", "--rows", ":2", "--overwrite") == 0

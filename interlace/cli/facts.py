@@ -19,11 +19,10 @@ from rich.table import Table
 from interlace import __version__
 from interlace.engine.threads import describe_threads
 from interlace.errors import ModelLoadError
-from interlace.models.places import model_folder, pipeline_class_of, read_settings
+from interlace.models.places import model_folder, pipeline_class_of, read_settings, small_files
 from interlace.units import show_bytes
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "greenlet", "safetensors", "pillow", "pyarrow")
-_SMALL_FILES = ["model_index.json", "interlace.json", "config.json", "*/config.json", "*/scheduler_config.json"]
 
 
 def gather(model_name: str | None = None, *, local_files_only: bool = False) -> dict[str, Any]:
@@ -174,10 +173,8 @@ def _find(model: str, local_files_only: bool) -> tuple[Path, str | None]:
     """The folder of a model, and the pipeline class that a built-in name stands for."""
     if folder := model_folder(model):
         return folder, pipeline_class_of(model)
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(model, local_files_only=local_files_only, allow_patterns=_SMALL_FILES)), None
+        return small_files(model, local_files_only=local_files_only), None
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelLoadError(f"can't find {model!r}, neither as a directory nor on the hub: {first_line}") from error

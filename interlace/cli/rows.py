@@ -3,15 +3,18 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from interlace.bulk.input.columns import BulkTask, Columns
 from interlace.bulk.input.formats.encodings import empty, is_empty
 from interlace.bulk.input.media import ImageRules
 from interlace.bulk.input.rows import Rows
 from interlace.bulk.input.selection import Selection
-from interlace.cli.flags.bulk import SelectFlags
+from interlace.cli.flags.bulk import BulkFlags, SelectFlags
 from interlace.errors import InvalidRequestError
+from interlace.models.sizes.door import SizeDoor
 from interlace.request import SamplingParams
+from interlace.stages.config import OmniStageConfig
 
 
 def open_rows(
@@ -63,6 +66,31 @@ def film_rows(
     if not images:
         return prompt_rows(prompts, defaults, select)
     return image_rows(images, prompts, defaults, select, rules)
+
+
+def size_door(flags: BulkFlags, stages: Sequence[OmniStageConfig] | None) -> SizeDoor | None:
+    """What refuses sizes that the model can't make; None where no model of ours draws."""
+    if flags.own_stages is not None or not flags.draws_here:
+        return None
+    options: dict[str, Any] = {**flags.model.set(), **flags.extras.set()}
+    pipeline_class = None if flags.edit is None else flags.edit.pipeline
+    model, unknown = flags.model.model_name, None
+    if stages is not None:
+        draws = [one for one in stages if one.stage_type == "diffusion"]
+        if not draws:
+            return None
+        model, options = draws[0].model, {**draws[0].engine_args}
+        pipeline_class = options.get("pipeline_class")
+        unknown = "several stages draw" if len(draws) > 1 else None
+    if options.get("component"):
+        unknown = "--component brings parts of its own"
+    return SizeDoor(
+        model,
+        pipeline_class=pipeline_class,
+        revision=options.get("revision"),
+        fetch=not (flags.select.dry_run or options.get("local_files_only")),
+        unknown=unknown,
+    )
 
 
 def _selection(select: SelectFlags) -> Selection:

@@ -30,6 +30,7 @@ from interlace.cli.flags.bulk import BulkFlags, OutputFlags
 from interlace.cli.flags.shared import SpeedFlags
 from interlace.cli.flags.stages import stages_from_flags, stages_name
 from interlace.cli.invocation import ARGUMENTS, tell_of_loading
+from interlace.cli.rows import size_door
 from interlace.config import EngineConfig
 from interlace.engine.group.config import GroupConfig, xdit_degrees
 from interlace.errors import InvalidRequestError, StorageError
@@ -63,14 +64,13 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
 
 
 def _generate(rows: Rows, flags: BulkFlags, engine: EngineConfig, remote: RemoteFolder | None = None) -> int:
-    api = _api_flags(flags)
-    stages = stages_of(flags, engine)
+    api, stages = _api_flags(flags), stages_of(flags, engine)
     options = _options(rows, flags, engine, api, stages)
     if options.export_parquet:
         check_pyarrow()
     sink_options = sink_options_of(flags.output)
     folder, overwrite = flags.output.output_dir, flags.output.overwrite
-    rows = _named(rows, flags, options)
+    rows = _named(replace(rows, sizes=size_door(flags, stages)), flags, options)
     chosen: Iterable[Row | BadRow] = rows
     if flags.run.retry_failed:
         chosen = failed_rows(rows, folder)
@@ -78,7 +78,7 @@ def _generate(rows: Rows, flags: BulkFlags, engine: EngineConfig, remote: Remote
             sys.stderr.write(f"nothing to retry: {folder / FAILURES} lists no failed row\n")
             return 0
     if flags.select.dry_run:
-        return dry_run(chosen, folder, options, overwrite=overwrite, sink_options=sink_options)
+        return dry_run(chosen, folder, options, overwrite=overwrite, sink_options=sink_options, sizes=rows.sizes)
     work = Work(
         rows=chosen,
         folder=folder,

@@ -1,7 +1,7 @@
 """A request in Interlace's terms as the arguments of one particular pipeline's call. Refuses what it can't take."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
@@ -11,9 +11,18 @@ from diffusers import DiffusionPipeline
 
 from interlace.adapters import as_plain
 from interlace.errors import InvalidRequestError
-from interlace.models.films.lengths import Makes, check_picture, default_of, film_fps, length_arguments, makes
+from interlace.models.films.lengths import (
+    Makes,
+    check_num_frames,
+    check_picture,
+    default_of,
+    film_fps,
+    length_arguments,
+    makes,
+)
 from interlace.models.loader import LoadedModel
 from interlace.models.schedulers import check_shift
+from interlace.models.sizes.limits import check_limits
 from interlace.request import Request, SamplingParams
 
 _PASSED = ("negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "true_cfg_scale", "strength",
@@ -41,7 +50,8 @@ class ArgumentMapper:
         for name in given:
             self._check_known(name)
         arguments = {**self._defaults, **given}
-        self._check_size(arguments)
+        check_limits(self._model.limits, arguments)
+        check_num_frames(self._model.pipeline, arguments.get("num_frames"))
         check_picture(self._model.pipeline, self.parameters, arguments)
         if "generator" in self.parameters:
             arguments["generator"] = torch.Generator("cpu").manual_seed(sampling.seed or 0)
@@ -114,20 +124,6 @@ class ArgumentMapper:
         close = get_close_matches(name, self.parameters, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "leave it out, or choose a model that has it"
         raise InvalidRequestError(f"{self._name} takes no {name}; {hint}", name)
-
-    def _check_size(self, arguments: Mapping[str, Any]) -> None:
-        low, high = self._model.limits.get("min_size", 1), self._model.limits.get("max_size", 2**31)
-        multiple = self._model.limits.get("multiple_of", 1)
-        for name in ("height", "width"):
-            size = arguments.get(name)
-            if not isinstance(size, int):
-                continue
-            if not low <= size <= high:
-                raise InvalidRequestError(f"{name} is {size}; expected {low} to {high} pixels for this model", name)
-            if size % multiple:
-                below = size // multiple * multiple
-                near = f"{max(below, low)} or {min(below + multiple, high)}"
-                raise InvalidRequestError(f"{name} {size} is not a multiple of {multiple}; try {near}", name)
 
     def _tensor_output(self, pipeline: DiffusionPipeline) -> str | None:
         """`pt` where the pipeline can hand out tensors, so that pictures are made off the engine's thread."""

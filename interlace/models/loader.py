@@ -95,14 +95,13 @@ def load_model(
         pipeline = pipeline.to(device)
     optimized = () if optimizations is None else optimizations.apply(pipeline)
     release_team()  # loading is done: the engine's thread has the cores to itself
-    defaults = settings.get("defaults", {})
     return LoadedModel(
         name=str(model),
         pipeline=pipeline,
-        defaults=_defaults_for(pipeline, defaults, settings.get("_class_name", "")),
+        defaults=defaults_for(pipeline, settings, settings.get("_class_name", "")),
         limits=settings.get("limits", {}),
         description=settings.get("description", ""),
-        all_defaults=defaults,
+        all_defaults=settings.get("defaults", {}),
         extras=extras,
         optimized=optimized,
     )
@@ -157,9 +156,9 @@ def _base_of_file(path: Path, extras: Extras) -> ModelIndex:
     return read_index(extras.config_from)
 
 
-def _defaults_for(pipeline: DiffusionPipeline, by_class: Mapping[str, Any], own: str) -> dict[str, Any]:
-    """The model's defaults for its pipeline: of its class, else those of the model's own class that it takes too."""
-    name = type(pipeline).__name__
+def defaults_for(pipeline: DiffusionPipeline, settings: Mapping[str, Any], own: str) -> dict[str, Any]:
+    """What an `interlace.json` prefers for a pipeline: of its class, else what it takes too of the class `own`."""
+    name, by_class = type(pipeline).__name__, settings.get("defaults", {})
     if name in by_class or not by_class:
         return dict(by_class.get(name, {}))
     takes = inspect.signature(pipeline.__call__).parameters

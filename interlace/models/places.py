@@ -11,6 +11,8 @@ from interlace.demo import MODELS
 from interlace.errors import ModelLoadError
 from interlace.models.loading.errors import why_not_loaded
 
+_SMALL_FILES = ["model_index.json", "interlace.json", "config.json", "*/config.json", "*/scheduler_config.json"]
+
 
 def model_folder(model: str) -> Path | None:
     """The directory of a model that is on disk, `~` expanded, or that comes with Interlace; None for a hub id."""
@@ -73,6 +75,15 @@ def _hub_index(model: str, revision: str | None, local_files_only: bool) -> dict
         return dict(DiffusionPipeline.load_config(model, revision=revision, local_files_only=local_files_only))
     except Exception as error:  # of the hub and the network: no common base
         raise ModelLoadError(why_not_loaded(model, error, "find")) from error
+
+
+def small_files(model: str, *, revision: str | None = None, local_files_only: bool = False) -> Path:
+    """The folder of a hub id's small files, fetched where they aren't here. Raises what the hub does."""
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(model, revision=revision, local_files_only=local_files_only, allow_patterns=_SMALL_FILES)
+    )
 
 
 def weights_on_disk(name: str) -> int:

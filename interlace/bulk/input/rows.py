@@ -20,6 +20,7 @@ from interlace.bulk.input.sampling import sampling_of
 from interlace.bulk.input.selection import EVERY_ROW, Selection
 from interlace.bulk.output.names import NameTable
 from interlace.errors import InvalidRequestError
+from interlace.models.sizes.door import SizeDoor
 from interlace.python.given import with_control_images
 from interlace.request import Request, SamplingParams
 
@@ -118,6 +119,7 @@ class Rows:
     images: ImageRules = _ANY_IMAGES
     first: int = 0  # the number of the first row: that of a row is its id where it has none
     namer: Callable[[], Callable[[Row], str]] | None = None  # other ids than numbers; called anew for every reading
+    sizes: SizeDoor | None = None  # of the model; None: nothing is known of it before it is asked
     adds: bool = False  # to a folder: rows of the command line have no place in a file that would number them
 
     @classmethod
@@ -167,7 +169,7 @@ class Rows:
         taken, named = NameTable(), self.namer() if self.namer else None
         for number, record in self._selected():
             default_id = f"{self.first + number:06d}"
-            row = read_row(record, default_id, self.defaults, self.columns, self.folder, self.images)
+            row = read_row(record, default_id, self.defaults, self.columns, self.folder, self.images, self.sizes)
             if isinstance(row, Row) and row.is_numbered and named is not None:
                 row = replace(row, id=named(row))
             yield row if isinstance(row, BadRow) else _claim_names(row, taken)
@@ -207,6 +209,7 @@ def read_row(
     columns: Columns = OUR_NAMES,
     folder: Path = Path(),
     images: ImageRules = _ANY_IMAGES,
+    sizes: SizeDoor | None = None,
 ) -> Row | BadRow:
     """Checks one record. `default_id` names it where it doesn't name itself."""
     row_id, shown = default_id, None
@@ -224,6 +227,8 @@ def read_row(
         prompt = "" if prompt is None else _checked_prompt(prompt)  # a question may be asked aloud
         sources = parse_images(cells.get("input_images"), folder, images) if _has_images(cells, columns) else ()
         sampling = with_control_images(sampling, lambda cell: one_image("a control's image", cell, folder, images))
+        if sizes is not None:
+            sizes.check(sampling)
         return Row(
             id=row_id,
             where=record.where,

@@ -13,6 +13,7 @@ from interlace.bulk.output.parts import known_images
 from interlace.bulk.output.sink import Sink, SinkOptions
 from interlace.bulk.plan import RunOptions, Survey, survey
 from interlace.bulk.report.summary import read_summary
+from interlace.models.sizes.door import SizeDoor
 
 _MAX_SHOWN = 10
 
@@ -51,8 +52,9 @@ def dry_run(
     *,
     overwrite: bool = False,
     sink_options: SinkOptions = SinkOptions(),  # noqa: B008 (frozen)
+    sizes: SizeDoor | None = None,
 ) -> int:
-    """Tells what a run would do and returns the exit status that bad rows would give it.
+    """Tells what a run would do and returns the exit status that bad rows would give it. `sizes` has refused rows.
 
     Raises `InvalidRequestError` where a run would refuse to start.
     """
@@ -63,11 +65,12 @@ def dry_run(
     if len(found.bad) > _MAX_SHOWN:
         sys.stdout.write(f"... and {len(found.bad) - _MAX_SHOWN} more\n")
     found.check(strict=options.strict)
-    sys.stdout.write("\n".join(_lines(found, outlook, folder, options)) + "\n")
+    unknown = None if sizes is None else sizes.why_unknown
+    sys.stdout.write("\n".join(_lines(found, outlook, folder, options, unknown)) + "\n")
     return 1 if found.bad else 0
 
 
-def _lines(found: Survey, outlook: Outlook, folder: Path, options: RunOptions) -> Iterator[str]:
+def _lines(found: Survey, outlook: Outlook, folder: Path, options: RunOptions, unknown: str | None) -> Iterator[str]:
     bad = f", {len(found.bad)} of them can't be used" if found.bad else ""
     yield f"{'rows:':<11}{found.num_rows}{bad}"
     yield f"{NOUNS[options.makes] + ':':<11}{len(found.names)}"
@@ -75,6 +78,8 @@ def _lines(found: Survey, outlook: Outlook, folder: Path, options: RunOptions) -
     changed = f", {found.num_changed} of them again: their parameters or the model changed" if found.num_changed else ""
     yield f"{'to make:':<11}{found.num_to_do}{changed}"
     yield f"{'sizes:':<11}{_histogram(outlook.sizes)}"
+    if unknown is not None:
+        yield f"{'':<11}not checked: {unknown}; rows with a size that it can't make fail once it is loaded"
     yield f"{'steps:':<11}{_histogram(outlook.steps)}"
     yield f"{'time:':<11}{_estimate(found.num_to_do, folder, options)}"
     yield "nothing was written (--dry-run)"

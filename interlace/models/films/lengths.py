@@ -58,6 +58,16 @@ def frames_of(seconds: float, fps: float, pipeline: object) -> int:
     return max(1, round(seconds * fps / step) * step + (step > 1))
 
 
+def check_num_frames(pipeline: object, num_frames: int | None) -> None:
+    """Raises `InvalidRequestError` for a film that is longer than a pipeline's motion adapter knows. Other pipelines
+    take any number of frames, or round it."""
+    config: Any = getattr(getattr(pipeline, "motion_adapter", None), "config", None)
+    most = getattr(config, "motion_max_seq_length", None)
+    if num_frames is not None and most is not None and num_frames > most:
+        text = f"num_frames is {num_frames}; expected 1 to {most}, which is as long as the motion adapter's films are"
+        raise InvalidRequestError(text, "num_frames")
+
+
 def length_arguments(
     pipeline: Any, parameters: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
