@@ -90,8 +90,9 @@ class ModuleCall:
     """The call `target(*args, **kwargs)`, analysed.
 
     `rows` is the number of independent samples along the batch dimension; `tokens` the positions that they hold
-    together; `requests` are those that it is made for, whose rows are equally many. `signature` is None when the call can't be shared, and `unfusable` says why. Calls whose texts are padded
-    to share have one `signature` and different `lengths`.
+    together; `requests` are those that it is made for, whose rows are equally many. `signature` is None when the call
+    can't be shared, and `unfusable` says why. Calls whose texts are padded to share have one `signature` and different
+    `lengths`.
     """
 
     __slots__ = (
