@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from serve.page import PHONE, Visit, chromium, running_browser, running_server, visit
 
@@ -128,6 +128,45 @@ def test_an_image_of_the_gallery_is_dragged_to_the_edits(met: Visit) -> None:
     expect(met.page.locator("#thumbs img")).to_have_count(1)
     met.page.get_by_role("button", name="Remove image 1").click()
     met.page.get_by_text("Create", exact=True).click()
+
+
+def early(browser: Browser, url: str) -> tuple[Page, list[Route]]:
+    """A page whose question what the model takes is held back, and that question."""
+    page, held = browser.new_page(), list[Route]()
+    page.route("**/info", lambda route: held.append(route))
+    page.goto(url)
+    while not held:
+        page.wait_for_timeout(50)
+    expect(page.get_by_label("Steps")).to_have_value("28")  # of no model that is known yet
+    return page, held
+
+
+def test_what_was_set_before_the_server_answered_stays_within_its_limits(browser: Browser, url: str) -> None:
+    page, held = early(browser, url)
+    steps, width = page.get_by_label("Steps"), page.get_by_label("Width")
+    steps.fill("7")
+    page.get_by_text("Other", exact=True).click()
+    width.fill("96")
+    page.get_by_label("Height").fill("1000")
+    held[0].continue_()
+    expect(page.locator("#server-text")).to_have_text("demo")
+    expect(steps).to_have_value("7")
+    expect(page.locator("#steps-out")).to_have_text("7")
+    expect(page.get_by_label("How many images a prompt")).to_have_value("1")
+    expect(width).to_have_value("96")
+    expect(page.get_by_label("Height")).to_have_value("128")  # larger than the model draws
+    expect(page.get_by_label("Prompt strength")).to_have_value("2")  # nobody touched it
+    page.close()
+
+
+def test_a_shape_that_was_chosen_stays_where_only_its_size_changes(browser: Browser, url: str) -> None:
+    page, held = early(browser, url)
+    page.get_by_text("Wide", exact=True).click()
+    assert page.locator("[name=shape]:checked").get_attribute("value") != "160x112"
+    held[0].continue_()
+    expect(page.locator("#server-text")).to_have_text("demo")
+    expect(page.locator("[name=shape][value='160x112']")).to_be_checked()
+    page.close()
 
 
 def test_a_prompt_survives_a_reload_and_earlier_ones_can_be_taken(met: Visit) -> None:

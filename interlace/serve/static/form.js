@@ -23,6 +23,7 @@ const PLACEHOLDERS = {
 export class Form {
   #all = null;
   #limits = null; // of the mode that is chosen
+  #own = new Set(); // ids of fields that have a value of the user's, which other limits leave alone where they can
   #knowsShapesOnly = false;
   inputs;
 
@@ -34,7 +35,7 @@ export class Form {
       const jobs = (await ready()) ? this.#read() : this.#complain("generate", "The server can't be asked right now.");
       if (jobs) submit(jobs);
     });
-    $("form").addEventListener("input", () => this.#show());
+    $("form").addEventListener("input", ({ target }) => (this.#own.add(target.id || target.name), this.#show()));
     $("prompt").addEventListener("input", () => memory.draft.set($("prompt").value));
     $("prompt").value = memory.draft.get();
     memory.show();
@@ -82,20 +83,29 @@ export class Form {
     this.inputs.max = (this.#all.edit ?? limits).maxImages;
     speakOf(limits.makes);
     $("seconds-field").hidden = limits.makes === "pictures";
-    $("seconds").value = limits.seconds;
+    if (!this.#own.has("seconds")) $("seconds").value = limits.seconds;
     $("shapes-field").hidden = limits.makes === "sound";
-    setRange("n", { min: 1, max: limits.maxN });
-    setRange("steps", { min: 1, max: limits.maxSteps, value: limits.steps });
+    this.#setRange("n", { max: limits.maxN, value: $("n").value });
+    this.#setRange("steps", { max: limits.maxSteps, value: limits.steps });
     for (const [id, value] of [["guidance", limits.guidance], ["cfg", limits.cfg]]) {
       $(`${id}-field`).hidden = value == null;
-      if (value != null) setRange(id, { max: Math.max(10, 2 * value), value });
+      if (value != null) this.#setRange(id, { max: Math.max(10, 2 * value), value });
     }
-    if (limits.strength != null) $("strength").value = limits.strength;
+    if (limits.strength != null) this.#setRange("strength", { max: 1, value: limits.strength });
     this.inputs.canMask = limits.makes === "pictures";
     for (const [id, value] of [["width", limits.width], ["height", limits.height]]) {
-      Object.assign($(id), { min: limits.minSize, max: limits.maxSize, step: limits.multiple, value });
+      const own = Number($(id).value);
+      Object.assign($(id), { min: limits.minSize, max: limits.maxSize, step: limits.multiple });
+      if (!this.#own.has(id) || own !== fit(own, limits)) $(id).value = value;
     }
     this.#drawShapes();
+  }
+
+  /** A slider's end, and its value unless the user has set another within it. */
+  #setRange(id, { max, value }) {
+    const own = $(id).value;
+    $(id).max = max;
+    $(id).value = this.#own.has(id) && own <= max ? own : value;
   }
 
   /** The settings of an earlier job, ready to be changed. */
@@ -106,9 +116,9 @@ export class Form {
     $("each-line").checked = !prompt.includes("\n");
     this.#fillSize(settings.size);
     for (const [id, name] of [["steps", "num_inference_steps"], ["guidance", "guidance_scale"], ["cfg", "true_cfg_scale"], ["strength", "strength"]]) {
-      if (settings[name] != null) $(id).value = settings[name];
+      if (settings[name] != null) (this.#own.add(id), ($(id).value = settings[name]));
     }
-    if (settings.seconds) $("seconds").value = settings.seconds;
+    if (settings.seconds) (this.#own.add("seconds"), ($("seconds").value = settings.seconds));
     $("negative").value = settings.negative_prompt ?? "";
     fillAdapters(settings.lora);
     $("seed").value = settings.seed ?? "";
@@ -205,6 +215,7 @@ export class Form {
   }
 
   #fillSize(size = "auto") {
+    ["shape", "width", "height"].forEach((name) => this.#own.add(name));
     const known = document.querySelector(`[name=shape][value="${CSS.escape(size)}"]`);
     if (known) known.checked = true;
     else {
@@ -214,6 +225,7 @@ export class Form {
   }
 
   #drawShapes() {
+    const before = this.#own.has("shape") ? nameOf(document.querySelector("[name=shape]:checked")) : null;
     const shapes = shapesOf(this.#limits).map(([name, width, height]) => {
       const scale = 18 / Math.max(width, height);
       return choice(`${width}x${height}`, icon(width * scale, height * scale), h("b", {}, name), h("small", {}, `${width} × ${height}`));
@@ -223,7 +235,8 @@ export class Form {
     auto.hidden = true; // until an edit shows and takes it
     const other = choice("custom", icon(18, 18, "dashed"), h("b", {}, "Other"), h("small", {}, "you choose"));
     $("shapes").replaceChildren(auto, ...shapes, other);
-    shapes[0].querySelector("input").checked = true;
+    const own = [...shapes, other].find((one) => nameOf(one.querySelector("input")) === before);
+    (own ?? shapes[0]).querySelector("input").checked = true;
   }
 
   #show() {
@@ -280,16 +293,12 @@ function choice(value, ...content) {
   return h("label", {}, h("input", { type: "radio", name: "shape", value }), h("span", {}, ...content));
 }
 
+/** What a choice of shape is called; its size may be another for another model. */
+const nameOf = (input) => input?.parentElement.querySelector("b").textContent;
+
 function icon(width, height, name) {
   const element = h("i", { "aria-hidden": "true", class: name });
   element.style.width = `${width}px`;
   element.style.height = `${height}px`;
   return element;
-}
-
-function setRange(id, { min, max, value }) {
-  const range = $(id);
-  if (min != null) range.min = min;
-  range.max = max;
-  if (value != null) range.value = value;
 }
