@@ -1,6 +1,7 @@
 """What routes find in their application: typed, in one place."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import time
 
@@ -58,11 +59,16 @@ def lanes_of(request: Request) -> Lanes:
 async def lanes_for(request: Request, model: str | None) -> Lanes:
     """What serves `model`, loaded if need be and kept open until the answer is out.
 
+    Its engines expect a request from now on (`state.coming`): those that come at the same time start together.
     Raises `ApiError`: 404 for a name that is not served, 503 for a model that can't be loaded.
     """
     lanes, give_back = await models_of(request).take(model, request.state.request_id, request.state.client)
     holds: list[Callable[[], None]] = request.state.holds
     holds.append(give_back)
+    coming = request.state.coming = ExitStack()
+    holds.append(coming.close)
+    for lane in lanes.all:
+        coming.enter_context(lane.omni.pipeline.gathering())
     return lanes
 
 

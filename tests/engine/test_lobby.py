@@ -1,5 +1,7 @@
 """Requests that wait: each is looked at a few times, however many wait with it; aborts and timeouts end it there."""
 
+from contextlib import ExitStack
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -77,3 +79,16 @@ def test_who_gathers_for_long_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(lobby, "_GATHER_S", 0.05)
     with engine_of(max_num_seqs=8) as engine, engine.gathering():
         assert engine.submit({}).result(WAIT) is not None
+
+
+def test_others_that_gather_meanwhile_make_it_no_longer() -> None:
+    with engine_of(max_num_seqs=8) as engine:
+        began = monotonic()
+        with ExitStack() as last:
+            waits = engine.submit({})
+            while not waits.done():
+                assert monotonic() - began < WAIT
+                following = ExitStack()
+                following.enter_context(engine.gathering())
+                last.close()
+                last.enter_context(following)

@@ -2,10 +2,17 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from interlace import AsyncOmni
+from interlace.engine.tickets import lobby
+from interlace.serve.jobs.models import Lanes
+from interlace.serve.orders.fields import GenerationFields
+from interlace.serve.orders.images import generation_order
+from interlace.serve.orders.order import Order
+from interlace.serve.routes import images
 from serve.live import ENDLESS, SMALL, WAIT_S, Live, running, until
 
 LONG = {**ENDLESS, "async": True}
@@ -133,6 +140,31 @@ def test_positions_in_the_queue_follow_priority(engines: tuple[AsyncOmni, AsyncO
                 http.delete(f"/v1/requests/{one}")
     finally:
         draw.omni.close()
+
+
+def test_what_comes_at_the_same_time_starts_together(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def order_of(fields: GenerationFields, lanes: Lanes) -> Order:
+        if fields.prompt == "the later one":
+            reading.set()
+            assert go_on.wait(WAIT_S)
+        return generation_order(fields, lanes)
+
+    monkeypatch.setattr(lobby, "_GATHER_S", WAIT_S)
+    monkeypatch.setattr(images, "generation_order", order_of)
+    with server.http() as http, ThreadPoolExecutor() as clients:
+        path = "/v1/images/generations"
+        later = clients.submit(http.post, path, json={**SMALL, "prompt": "the later one"})
+        assert reading.wait(WAIT_S)
+        sooner = clients.submit(http.post, path, json={**SMALL, "prompt": "the sooner one"})
+        until(lambda: http.get("/v1/requests").json()["data"])
+        with server.paused():  # the engine has looked for what may start
+            assert [one["status"] for one in http.get("/v1/requests").json()["data"]] == ["queued"]
+        go_on.set()
+        assert [one.result(WAIT_S).status_code for one in (sooner, later)] == [200, 200]
+        assert http.post(path, json={**SMALL, "prompt": "a star", "size": "1x1"}).status_code == 400
+        assert http.post(path, json={**SMALL, "prompt": "nobody is waited for"}).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/requests/..%2f..%2fetc", "/v1/requests/%00", "/v1/requests/" + "x" * 5000])

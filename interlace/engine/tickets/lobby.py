@@ -48,8 +48,9 @@ class Lobby:
 
     def gather(self, more: int) -> None:
         """More is to come that is to start with what waits (+1), or has come (-1)."""
+        if not self._gathering:
+            self._gathered_by = monotonic() + _GATHER_S
         self._gathering += more
-        self._gathered_by = monotonic() + _GATHER_S
 
     def admit(self, num_running: int, most: int | None) -> tuple[list[Ticket], float]:
         """Those that start now, and in how many seconds to ask again; as `Scheduler.admit`."""

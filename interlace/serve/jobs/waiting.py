@@ -24,7 +24,8 @@ def start(request: Request, registry: Registry, order: Order, kind: str, *, back
         facts["prompt"] = order.prompt
     state.note.update(facts)
     state.warnings += order.warnings
-    return registry.submit(order, job_id=state.request_id, kind=kind, client=state.client, background=background)
+    with state.coming:
+        return registry.submit(order, job_id=state.request_id, kind=kind, client=state.client, background=background)
 
 
 def streamed(

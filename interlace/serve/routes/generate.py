@@ -44,8 +44,9 @@ async def generate(request: Request) -> dict[str, object]:
     ids = [state.request_id if len(orders) == 1 else f"{state.request_id}-{i}" for i in range(len(orders))]
     jobs: list[RequestJob] = []
     try:
-        for order, job_id in zip(orders, ids, strict=True):
-            jobs.append(registry.submit(order, job_id=job_id, kind="generate", client=state.client))
+        with state.coming:
+            for order, job_id in zip(orders, ids, strict=True):
+                jobs.append(registry.submit(order, job_id=job_id, kind="generate", client=state.client))
         answer = await _answer(request, jobs)
         return {**answer, "warnings": warnings} if warnings else answer
     finally:
