@@ -75,18 +75,15 @@ class Shards:
         return Batch(texts, self._scale(shard["latents"][picks]), scenes)
 
     def _of_one_kind(self, rng: random.Random) -> list[dict[str, Any]]:
-        """The shards of 128x128, of 64x64 or of all other sizes, by what there is and its share."""
-        kinds = dict[str, list[dict[str, Any]]]()
+        """The shards of 128x128, or those of all other sizes, by what there is and their share."""
+        base, others = list[dict[str, Any]](), list[dict[str, Any]]()
         for _, shard in sorted(self._shards.items()):
-            kinds.setdefault(self._kind(shard), []).append(shard)
-        others = self._other_share / max(len(kinds) - ("base" in kinds), 1)
-        shares = [1 - self._other_share if kind == "base" else others for kind in kinds]
-        return rng.choices(list(kinds.values()), shares)[0]
+            (base if shard["latents"].shape[-2:] == (16, 16) else others).append(shard)
+        return others if others and (not base or rng.random() < self._other_share) else base
 
-    @staticmethod
-    def _kind(shard: dict[str, Any]) -> str:
-        height, width = shard["latents"].shape[-2:]
-        return {(16, 16): "base", (8, 8): "small"}.get((height, width), "other")
+    def is_common(self, latents: torch.Tensor) -> bool:
+        """Whether several shards are of the size of these latents."""
+        return sum(shard["latents"].shape[-2:] == latents.shape[-2:] for shard in self._shards.values()) > 2
 
     @staticmethod
     def _tokens(shard: dict[str, Any]) -> int:

@@ -17,6 +17,7 @@ CROP = 64
 LATENT_CHANNELS = 12
 PAIRS = 8  # channels that carry colours and a constant through the untrained autoencoder
 REFERENCE = 4.0
+LATENT_NOISE = 0.03  # what the decoder must bear: a denoiser's latents are not quite the encoder's
 
 
 def build() -> AutoencoderKL:
@@ -133,15 +134,26 @@ def balance(vae: AutoencoderKL, seed: int = 10**9) -> None:
 
 
 def train(
-    folder: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int, freeze_at: float = 1.0
+    folder: Path,
+    *,
+    minutes: float | None,
+    num_steps: int,
+    batch: int,
+    peak: float,
+    seed: int,
+    freeze_at: float = 1.0,
+    init_from: Path | None = None,
+    noise: float = LATENT_NOISE,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Train or resume in `folder`; writes checkpoint.pt, log.jsonl and, at the end, the model in diffusers' format.
 
-    From `freeze_at` on the encoder stays as it is (written to `encoder`): the denoiser can be trained meanwhile.
+    From `freeze_at` on the encoder stays as it is (written to `encoder`): the denoiser can be trained meanwhile. Of a
+    finished autoencoder, `init_from`, only the decoder learns.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    vae = build().to(memory_format=torch.channels_last)
+    vae = (AutoencoderKL.from_pretrained(init_from) if init_from else build()).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     average, step, done = Average(vae, 0.998), 0, 0.0
     if state := load_checkpoint(folder / "checkpoint.pt"):
@@ -154,17 +166,19 @@ def train(
         bar.update(progress)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, peak)
-        if progress >= freeze_at and not (folder / "encoder").exists():
-            average.copy_to(vae)
-            balance(vae)
+        if (init_from or progress >= freeze_at) and not (folder / "encoder").exists():
+            if not init_from:
+                average.copy_to(vae)
+                balance(vae)
             average = Average(vae, 0.998)
             vae.save_pretrained(folder / "encoder")
         frozen = (folder / "encoder").exists()
         pictures = crops(random.Random(seed * 10**9 + step), batch)
-        with torch.set_grad_enabled(not frozen):
-            means = vae.encode(pictures).latent_dist.mode()
-        latents = means + 0.03 * torch.randn_like(means)
-        loss = reconstruction_loss(vae.decode(latents).sample, pictures) + 1e-3 * means.square().mean()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            with torch.set_grad_enabled(not frozen):
+                means = vae.encode(pictures).latent_dist.mode().float()
+            decoded = vae.decode(means + noise * torch.randn_like(means)).sample.float()
+        loss = reconstruction_loss(decoded, pictures) + 1e-3 * means.square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -192,12 +206,16 @@ def main() -> None:
     parser.add_argument(
         "--freeze-at", type=float, default=0.35, help="share of the training that the encoder takes part in"
     )
+    parser.add_argument("--init-from", type=Path, help="a finished autoencoder (a folder), whose decoder learns on")
+    parser.add_argument("--noise", type=float, default=LATENT_NOISE, help="on the latents that the decoder is given")
+    parser.add_argument("--bfloat16", action="store_true", help="autocast: three times as fast on a CPU with AMX")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     train(args.folder, minutes=args.minutes, num_steps=args.num_steps, batch=args.batch, peak=args.learning_rate,
-          seed=args.seed, freeze_at=args.freeze_at)  # fmt: skip
+          seed=args.seed, freeze_at=args.freeze_at, init_from=args.init_from, noise=args.noise,
+          dtype=torch.bfloat16 if args.bfloat16 else torch.float32)  # fmt: skip
 
 
 if __name__ == "__main__":
