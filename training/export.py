@@ -46,7 +46,7 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Sizes small, medium, large; one to three things; left of, right of, above, below, inside, behind.
 - What a prompt leaves out is as usual: medium, in the center, left to right, on white ("a red circle").
 - Backgrounds: plain, gradient, striped, checked.
-- Pictures from 64 to 192 pixels a side, in steps of 16; best at 128x128, other sizes were hardly trained.
+- Pictures from 64 to 192 pixels a side, in steps of 16; best at 128x128.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
 Its training was short: outlines are a little rough, about one picture in twelve of one thing and one in five of two

@@ -9,7 +9,7 @@ TRAINED = (128, 128)  # pixels, width and height; other sizes come out worse
 
 
 def notes(prompts: Sequence[str], width: int | None, height: int | None) -> list[str]:
-    """Lines on prompts without any shape, and on a size that the model has hardly seen. None of them is an error."""
+    """Lines on prompts without any shape, and on a size that the model is worse at. None of them is an error."""
     found = []
     strange = [prompt for prompt in prompts if prompt.strip() and not parse(prompt).things]
     if strange:
@@ -20,5 +20,5 @@ def notes(prompts: Sequence[str], width: int | None, height: int | None) -> list
             "--size 512x512 (3 GB to download; more in README.md, Real pictures)"
         )
     if (width or TRAINED[0], height or TRAINED[1]) != TRAINED:
-        found.append("the built-in model was hardly trained on other sizes than 128x128")
+        found.append("the built-in model draws best at 128x128; at other sizes more shapes come out wrong")
     return found

@@ -11,7 +11,7 @@ import { NOUNS, speakOf } from "./words.js";
 const SHAPES = /\b(circles?|squares?|triangles?|stars?|rings?|cross(es)?|hearts?|moons?|disc|disk|ball|box|crescent|donut|doughnut|plus|hoop|dot)\b/i;
 const NOTES = {
   shapes: "The built-in model only knows shapes (circle, square, star, heart, …). For anything else start the server with another model.",
-  size: "The built-in model was hardly trained on sizes other than 128 × 128.",
+  size: "The built-in model draws best at 128 × 128; at other sizes more shapes come out wrong.",
 };
 const SEEDS = 1e5; // random ones stay short enough to be read and typed again
 const PLACEHOLDERS = {
