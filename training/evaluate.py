@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, FluxKontextPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, FluxKontextPipeline
 from PIL import Image
 
 from interlace import Engine
@@ -23,7 +23,7 @@ from interlace.models.loader import LoadedModel, load_model
 from training.captions import caption, random_edit, usual_background
 from training.common import size_of
 from training.scenes import SLIGHT, WIDE, Scene, random_scene, render
-from training.vae import psnr
+from training.vae import psnr, to_tensor
 
 HELD_OUT = 10**12  # seeds from here on are for evaluation only
 
@@ -127,6 +127,18 @@ def score_edits(
     return {"right": _share(done), "right_but_for_size": _share(near)}
 
 
+def score_decoded(vae: AutoencoderKL, count: int, num_things: int, size: tuple[int, int]) -> float:
+    """Percent of drawn scenes that are still right once they were encoded and decoded: no denoiser can be better."""
+    rng, right = random.Random(HELD_OUT + num_things), list[bool]()
+    for _ in range(count):
+        scene = random_scene(rng, num_things)
+        meaning, picture = caption(scene, rng, complete=True), render(scene, *size)
+        decoded = vae.decode(vae.encode(to_tensor([np.asarray(picture)])).latent_dist.mode()).sample[0]
+        pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+        right.append(score(Image.fromarray(pixels.numpy()), meaning).right)
+    return _share(right)
+
+
 def expansion(model: Path, count: int) -> tuple[list[str], float]:
     """Prompts that the language model makes of short ideas, and the percentage that keep all that their idea names."""
     from training.language import expand, fits, ideas
@@ -190,6 +202,9 @@ def _at(
                  "short": short_prompts(args.num_prompts)}  # fmt: skip
         for name, texts in asked.items():
             found[name] = score_texts(loaded.pipeline, defaults, texts, **_sized(size))
+        things = {"one_thing": 1, "two_things": 2}
+        vae = loaded.pipeline.vae
+        found["decoded"] = {name: score_decoded(vae, args.num_prompts, count, size) for name, count in things.items()}
     if args.num_edits:
         for name, jitter in (("edits", SLIGHT), ("edits_of_things_elsewhere", WIDE)):
             found[name] = score_edits(edit.pipeline, {**edit.defaults}, args.num_edits, jitter, size)

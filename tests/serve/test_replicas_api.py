@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import httpx
+import numpy as np
 import pytest
 
 from interlace import AsyncOmni
@@ -46,8 +47,8 @@ def test_a_model_that_edits_does_so_beside_replicas_as_it_does_in_one_process(
         assert {model["id"] for model in http.get("/v1/models").json()["data"]} >= {"demo", "demo-edit"}
         answers = [side.post("/v1/images/edits", json=edit, timeout=_WAIT_S) for side in (http, alone)]
     assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
-    ours, theirs = (picture(answer.json()["data"][0]["b64_json"]) for answer in answers)
-    assert ours.tobytes() == theirs.tobytes()
+    ours, theirs = (np.asarray(picture(answer.json()["data"][0]["b64_json"]), int) for answer in answers)
+    assert abs(ours - theirs).max() <= 1  # replicas run what --optimize auto found, which is equal within rounding
 
 
 def _ended(http: httpx.Client, name: str) -> dict[str, object]:
