@@ -27,6 +27,7 @@ from interlace.models.glm import mend_glm_image
 from interlace.models.loading.components import load_component
 from interlace.models.loading.devices import check_device
 from interlace.models.loading.errors import why_not_loaded
+from interlace.models.loading.meta import NoDetours
 from interlace.models.loading.quantize import Quantization, check_for_file, pipeline_config, quantize_in_place
 from interlace.models.loading.single_file import is_single_file, load_single_file
 from interlace.models.optimize import Optimizations
@@ -139,7 +140,8 @@ def _from_pretrained(
         methods = [Quantization.parse(text) for text in extras.quantize]
         parts["quantization_config"] = pipeline_config(methods, index(), dtype, device)
     try:
-        return chosen.from_pretrained(source, dtype=dtype, **options, **parts)
+        with NoDetours():
+            return chosen.from_pretrained(source, dtype=dtype, **options, **parts)
     except Exception as error:
         raise ModelLoadError(why_not_loaded(source, error)) from error
 
