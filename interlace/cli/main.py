@@ -29,7 +29,7 @@ from interlace.cli.serve import serve
 from interlace.cli.t2i import t2i
 from interlace.cli.t2v import t2a, t2v
 from interlace.errors import InterlaceError, InvalidRequestError, ModelLoadError
-from interlace.python.deferred import defer_imports
+from interlace.python.deferred.finder import defer_imports
 from interlace.python.hushed import hush_imports
 from interlace.serve.logs import log_to_stderr, wanted_format
 

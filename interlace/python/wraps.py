@@ -10,8 +10,8 @@ class Wraps:
     `wrap_all` is called when the first one comes. What somebody else has replaced meanwhile is left as it is.
     """
 
-    def __init__(self, wrap_all: Callable[[], object] = lambda: None) -> None:
-        self._wrap_all = wrap_all
+    def __init__(self, *wrap_all: Callable[[], object]) -> None:
+        self._wrap_all = list(wrap_all)
         self._users = 0
         self._lock = threading.RLock()
         self._restore: list[Callable[[], None]] = []
@@ -21,7 +21,8 @@ class Wraps:
         with self._lock:
             self._users += 1
             if self._users == 1:
-                self._wrap_all()
+                for wrap in self._wrap_all:
+                    wrap()
 
     def close(self) -> None:
         """One fewer does."""
@@ -29,6 +30,13 @@ class Wraps:
             self._users -= 1
             while not self._users and self._restore:
                 self._restore.pop()()
+
+    def add(self, wrap: Callable[[], object]) -> None:
+        """From now on `wrap` is called as well: at once where somebody needs the wraps."""
+        with self._lock:
+            self._wrap_all.append(wrap)
+            if self._users:
+                wrap()
 
     def replace(self, owner: object, name: str, new: object) -> None:
         """`owner.name` is `new` from now on."""

@@ -88,6 +88,21 @@ def test_what_somebody_else_has_replaced_meanwhile_is_left() -> None:
     assert (Owner.name, Owner.other, items) == ("old", "theirs", {"a": 1, "b": 3})
 
 
+def test_wraps_that_come_late_are_there_at_once_where_somebody_needs_them() -> None:
+    class Owner:
+        name = "old"
+
+    wraps = Wraps()
+    wraps.add(lambda: wraps.replace(Owner, "name", "new"))
+    assert Owner.name == "old"
+    wraps.open()
+    assert Owner.name == "new"
+    wraps.add(lambda: wraps.replace(Owner, "other", "new"))
+    assert Owner.other == "new"  # type: ignore[attr-defined]
+    wraps.close()
+    assert (Owner.name, hasattr(Owner, "other")) == ("old", False)
+
+
 def test_the_rows_of_each_length_are_sent_to_the_device_once_a_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     from interlace.engine.calls.packing import ragged
 

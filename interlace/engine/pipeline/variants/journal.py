@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import hotswap
 
 from interlace.engine.pipeline.variants.recorder import Recorder, current, note_written, watched, writing
+from interlace.python.deferred.modules import when_run
 from interlace.python.wraps import Wraps
 
 _FORWARDS = frozenset({"forward", "encode", "decode", "generate", "_compiled_call_impl"})
@@ -37,36 +36,40 @@ def _wrap_all() -> None:
     _wrap(module, "load_state_dict", _note_weights)
     handle = torch.utils.hooks.RemovableHandle
     wraps.replace(handle, "remove", _noting_removal(handle.remove))
-    wraps.replace(hotswap, "hotswap_adapter_from_state_dict", _noting_swap(hotswap.hotswap_adapter_from_state_dict))
-    for kind, names, note in _around_modules():
-        for name in names:
-            if name in vars(kind):
-                _wrap(kind, name, note)
+    for kind in _with_processors():
+        _wrap_own(kind, ("set_processor",), _touch)
 
 
-def _around_modules() -> Iterator[tuple[type, tuple[str, ...], Callable[[Recorder, Any], None]]]:
-    """What changes a module without telling it: the class, its methods, what they are about to write to."""
-
-    def touch(recorder: Recorder, module: torch.nn.Module) -> None:
-        recorder.touch(module)
-
-    def weights(recorder: Recorder, layer: Any) -> None:
-        recorder.touch(layer)
-        recorder.data(layer.get_base_layer(), copy=True)
-
+def _with_processors() -> Iterator[type]:
+    """Classes of diffusers whose modules change without being told."""
     from diffusers.models.attention_processor import Attention
 
-    yield Attention, ("set_processor",), touch
+    yield Attention
     with contextlib.suppress(ImportError):
         from diffusers.models.attention import AttentionModuleMixin
 
-        yield AttentionModuleMixin, ("set_processor",), touch
-    with contextlib.suppress(ImportError):
-        from peft.tuners.tuners_utils import BaseTunerLayer
+        yield AttentionModuleMixin
 
-        for kind in _subclasses(BaseTunerLayer):
-            yield kind, ("set_scale", "scale_layer", "unscale_layer", "update_layer", "delete_adapter"), touch
-            yield kind, ("merge", "unmerge"), weights
+
+def _wrap_adapters() -> None:
+    """What changes peft's layers without telling them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import hotswap
+
+    swap = "hotswap_adapter_from_state_dict"
+    wraps.replace(hotswap, swap, _noting_swap(hotswap.hotswap_adapter_from_state_dict, BaseTunerLayer))
+    for kind in _subclasses(BaseTunerLayer):
+        _wrap_own(kind, ("set_scale", "scale_layer", "unscale_layer", "update_layer", "delete_adapter"), _touch)
+        _wrap_own(kind, ("merge", "unmerge"), _note_base)
+
+
+def _touch(recorder: Recorder, module: torch.nn.Module) -> None:
+    recorder.touch(module)
+
+
+def _note_base(recorder: Recorder, layer: Any) -> None:
+    recorder.touch(layer)
+    recorder.data(layer.get_base_layer(), copy=True)
 
 
 def _subclasses(kind: type) -> set[type]:
@@ -121,6 +124,12 @@ def _note_weights(recorder: Recorder, module: torch.nn.Module) -> None:
         recorder.data(part, copy=True)
 
 
+def _wrap_own(kind: type, names: tuple[str, ...], note: Callable[[Recorder, Any], None]) -> None:
+    for name in names:
+        if name in vars(kind):
+            _wrap(kind, name, note)
+
+
 def _wrap(kind: type, name: str, note: Callable[[Recorder, Any], None]) -> None:
     original = getattr(kind, name)
 
@@ -137,14 +146,14 @@ def _wrap(kind: type, name: str, note: Callable[[Recorder, Any], None]) -> None:
     wraps.replace(kind, name, noted)
 
 
-def _noting_swap(original: Callable[..., None]) -> Callable[..., None]:
-    """Of an adapter's weights, in their place."""
+def _noting_swap(original: Callable[..., None], kind: Any) -> Callable[..., None]:
+    """Of an adapter's weights, in their place, in layers of this kind."""
 
     @functools.wraps(original)
     def noted(model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         with writing(model) as recorder:
             for layer in model.modules():
-                if isinstance(layer, BaseTunerLayer):
+                if isinstance(layer, kind):
                     recorder.touch(layer)
                     for part in layer.modules():
                         if part is not layer.get_base_layer():
@@ -195,3 +204,4 @@ def _noting_removal(original: Callable[..., None]) -> Callable[..., None]:
 
 
 wraps = Wraps(_wrap_all)  # of what changes modules, open while engines are
+when_run("peft", lambda: wraps.add(_wrap_adapters))
