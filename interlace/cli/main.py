@@ -31,6 +31,7 @@ from interlace.cli.t2v import t2a, t2v
 from interlace.errors import InterlaceError, InvalidRequestError, ModelLoadError
 from interlace.python.deferred.finder import defer_imports
 from interlace.python.hushed import hush_imports
+from interlace.python.uncollected import import_uncollected
 from interlace.serve.logs import log_to_stderr, wanted_format
 
 OK, SOME_FAILED, UNUSABLE = 0, 1, 2  # exit statuses; 128 + n where signal n ended the run
@@ -107,6 +108,7 @@ def main() -> None:
     # with a short spin. Benches measure what a user of the libraries has, so there it stays as it is.
     if sys.argv[1:2] != ["bench"]:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        import_uncollected()
     hush_imports()
     defer_imports()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
