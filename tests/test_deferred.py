@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from interlace.cli import main
 from interlace.python.deferred import finder, modules
@@ -353,6 +353,12 @@ def test_a_picture_of_the_demo_model_needs_no_compiler_no_scipy_no_peft_and_noth
     assert (tmp_path / "out" / "000000.png").exists()
 
 
+def apart(one: Path, other: Path) -> int:
+    """How far, of 255."""
+    with Image.open(one) as picture, Image.open(other) as another:
+        return max(most for _, most in ImageChops.difference(picture, another).getextrema())
+
+
 ROWS = """{"id": "plain", "prompt": "a red circle"}
 {"id": "outline", "prompt": "a red circle", "lora": "outline:0.7"}
 {"id": "both", "prompt": "a red circle", "lora": "outline:0.4,pastel:0.6"}
@@ -366,15 +372,14 @@ def test_adapters_of_rows_and_quantised_weights_draw_as_where_nothing_is_deferre
     rows = tmp_path / "rows.jsonl"
     rows.write_text(ROWS)
     size = ["--height", "64", "--width", "64", "--num-inference-steps", "2", "--no-html"]
+    flags = [*flags, "--optimize", "off"]  # auto takes what is quicker just then, equal within rounding
     own, here = tmp_path / "own", tmp_path / "here"
     command = [sys.executable, "-m", "interlace", "t2i", str(rows), "--output-dir", str(own), *size, *flags]
     subprocess.run(command, check=True, capture_output=True)
     assert main.run(["t2i", str(rows), "--output-dir", str(here), *size, *flags]) == 0
     for name in ("plain", "outline", "both"):
-        with Image.open(own / f"{name}.png") as one, Image.open(here / f"{name}.png") as other:
-            assert one.tobytes() == other.tobytes()
-    with Image.open(own / "plain.png") as one, Image.open(own / "outline.png") as other:
-        assert one.tobytes() != other.tobytes()
+        assert apart(own / f"{name}.png", here / f"{name}.png") <= 1  # as two runs without any of it may differ
+    assert apart(own / "plain.png", own / "outline.png") > 50
 
 
 LATE = """
