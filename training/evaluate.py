@@ -128,7 +128,7 @@ def score_edits(
 
 
 def score_decoded(vae: AutoencoderKL, count: int, num_things: int, size: tuple[int, int]) -> float:
-    """Percent of drawn scenes that are still right once they were encoded and decoded: no denoiser can be better."""
+    """Percent of drawn scenes that are still right once they were encoded and decoded: what the autoencoder keeps."""
     rng, right = random.Random(HELD_OUT + num_things), list[bool]()
     for _ in range(count):
         scene = random_scene(rng, num_things)
