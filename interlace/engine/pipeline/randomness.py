@@ -16,6 +16,7 @@ from interlace.engine import accelerator
 from interlace.python.wraps import Wraps
 
 _now = threading.local()
+_TRACERS = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
 _CREATE = ("rand", "randn", "randint", "randperm")  # on a device that is given
 _LIKE = ("rand_like", "randn_like", "randint_like", "normal", "bernoulli", "multinomial", "poisson")  # on a tensor's
 _METHODS = (
@@ -93,6 +94,12 @@ class _Copied:
         self._copy.reseed(seed)
 
 
+def _own() -> "Randomness | _Copied | None":
+    """What this thread draws from; None for the global generators, as where a compiler traces and nothing is drawn."""
+    own: Randomness | _Copied | None = getattr(_now, "own", None)
+    return own if own is None or not any(map(torch._C._get_dispatch_mode, _TRACERS)) else None
+
+
 def current() -> Randomness | None:
     """What this thread draws from, where it runs a request."""
     own = getattr(_now, "own", None)
@@ -165,7 +172,7 @@ def _wrap_all() -> None:
 def _creating(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def draw(*args: Any, **kwargs: Any) -> Any:
-        own = getattr(_now, "own", None)
+        own = _own()
         if own is not None and kwargs.get("generator") is None and kwargs.get("names") is None:
             device = kwargs.get("device")
             kwargs["generator"] = own.generator(torch.get_default_device() if device is None else torch.device(device))
@@ -177,7 +184,7 @@ def _creating(original: Callable[..., Any]) -> Callable[..., Any]:
 def _drawing(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def draw(*args: Any, **kwargs: Any) -> Any:
-        own = getattr(_now, "own", None)
+        own = _own()
         if own is not None and kwargs.get("generator") is None:
             tensor = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
             device = tensor.device if tensor is not None else torch.device(kwargs.get("device") or "cpu")
@@ -192,7 +199,7 @@ def _seeding(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def manual_seed(seed: Any) -> torch.Generator:
         global _seedings
-        own = getattr(_now, "own", None)
+        own = _own()
         if own is None:
             _seedings += 1
             return original(seed)
@@ -205,7 +212,7 @@ def _seeding(original: Callable[..., Any]) -> Callable[..., Any]:
 def _seeding_anew(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def seed() -> int:
-        own = getattr(_now, "own", None)
+        own = _own()
         return original() if own is None else own.generator(torch.device("cpu")).seed()
 
     return seed
@@ -214,7 +221,7 @@ def _seeding_anew(original: Callable[..., Any]) -> Callable[..., Any]:
 def _getting(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def get_rng_state() -> torch.Tensor:
-        own = getattr(_now, "own", None)
+        own = _own()
         return original() if own is None else own.generator(torch.device("cpu")).get_state()
 
     return get_rng_state
@@ -224,7 +231,7 @@ def _setting(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def set_rng_state(new_state: torch.Tensor) -> None:
         global _seedings
-        own = getattr(_now, "own", None)
+        own = _own()
         if own is None:
             _seedings += 1
             original(new_state)
