@@ -128,10 +128,15 @@ def _core(mask: np.ndarray) -> np.ndarray:
 
 
 def _filled_by(blobs: list[tuple[int, np.ndarray]], index: int) -> np.ndarray:
-    """Pixels of the other blobs, grown by one: a thing may go on below them, but not below what surrounds it."""
-    others = np.zeros_like(blobs[index][1])
-    for i, (_, mask) in enumerate(blobs):
-        if i != index and not _surrounds(mask, blobs[index][1]):
+    """Pixels of the other blobs, grown by one: a thing may go on below them.
+
+    Not below what surrounds it, nor below what shows that through its hole.
+    """
+    own = blobs[index][1]
+    behind = {label for i, (label, mask) in enumerate(blobs) if i != index and _surrounds(mask, own)}
+    others = np.zeros_like(own)
+    for i, (label, mask) in enumerate(blobs):
+        if i != index and label not in behind:
             others |= mask
     padded = np.pad(others, 1)
     return others | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
