@@ -3,12 +3,14 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from interlace.demo import MODELS
 from interlace.demo.check import look, score
 from interlace.demo.prompts import Wanted, parse
+from interlace.demo.shapes import parity
 from training.captions import caption, random_edit
 from training.evaluate import prompts, short_prompts
 from training.scenes import Background, Scene, Thing, random_scene, render
@@ -56,6 +58,19 @@ def test_checker_tells_relations_apart(relation: str) -> None:
         named = [f"a {thing.colour} {thing.shape}" for thing in things]
         background = f"a {scene.background.colours[0]} background"
         assert not score(picture, f"{named[0]} {other} {named[1]} on {background}").parts["relation"]
+
+
+def test_a_ring_is_no_circle_where_what_surrounds_it_shows_through() -> None:
+    outer = Thing("square", "purple", "large", 0.5, 0.5, 0.38)
+    for shape in ("ring", "circle"):
+        inner = Thing(shape, "cyan", "small", 0.5, 0.5, 0.13)
+        view = look(render(Scene(Background("plain", ("yellow",)), (outer, inner))))
+        assert sorted(seen.shape for seen in view.things) == sorted(("square", shape))
+
+
+@pytest.mark.parametrize("pattern", ["striped", "checked"])
+def test_patterns_are_as_large_in_every_picture(pattern: str) -> None:
+    assert np.array_equal(parity(pattern, 112, 160), parity(pattern, 192, 192)[:160, :112])
 
 
 def test_empty_picture_holds_nothing() -> None:

@@ -2,6 +2,8 @@
 
 import pickle
 import random
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ import torch
 
 from training.captions import caption, usual_background
 from training.common import falling
-from training.scenes import Scene
+from training.scenes import Scene, hardness
 from training.words import MAX_TOKENS
 
 EDITS_FROM = 0.25  # of the training
@@ -30,6 +32,21 @@ class Batch(NamedTuple):
     scenes_before: list[Scene] | None = None
 
 
+class _Picks:
+    """Some scenes of a shard, by their numbers: what is hard to draw comes more often."""
+
+    def __init__(self, numbers: Sequence[int], scenes: Sequence[Scene]) -> None:
+        self._numbers = numbers
+        self._until = list(accumulate(max((hardness(t) for t in scenes[i].things), default=1) for i in numbers))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def draw(self, rng: random.Random, count: int) -> list[int]:
+        """So many numbers of scenes, some of them perhaps twice."""
+        return rng.choices(self._numbers, cum_weights=self._until, k=count)
+
+
 class Shards:
     """The latents on disk. New shards are noticed while the training runs."""
 
@@ -44,10 +61,15 @@ class Shards:
             if path.name not in self._shards:
                 shard = torch.load(path, weights_only=False)
                 shard["scenes"], shard["scenes_before"], shard["scenes_after"] = pickle.loads(shard["scenes"])
-                shard["single"] = [i for i, scene in enumerate(shard["scenes"]) if len(scene.things) == 1]
-                shard["several"] = sorted(set(range(len(shard["scenes"]))) - set(shard["single"]))
-                shard["usual"] = [i for i, s in enumerate(shard["scenes"]) if s.background == usual_background(s)]
-                shard["easy"] = [i for i in shard["single"] if shard["scenes"][i].background.pattern == "plain"]
+                scenes = shard["scenes"]
+                kinds = {
+                    "single": [i for i, scene in enumerate(scenes) if len(scene.things) == 1],
+                    "several": [i for i, scene in enumerate(scenes) if len(scene.things) > 1],
+                    "usual": [i for i, scene in enumerate(scenes) if scene.background == usual_background(scene)],
+                }
+                kinds["easy"] = [i for i in kinds["single"] if scenes[i].background.pattern == "plain"]
+                shard["kinds"] = {kind: _Picks(numbers, scenes) for kind, numbers in kinds.items()}
+                shard["edits"] = _Picks(range(len(shard["instructions"])), shard["scenes_after"])
                 if not self._shards:
                     self.mean, self.std = float(shard["latents"].float().mean()), float(shard["latents"].float().std())
                 self._shards[path.name] = shard
@@ -60,16 +82,16 @@ class Shards:
         tokens = self._tokens(shard)
         rows = max(round(count * (64 + MAX_TOKENS) / (tokens * (1 + edit) + MAX_TOKENS)), 4)
         if edit:
-            picks = [rng.randrange(len(shard["instructions"])) for _ in range(rows)]
+            picks = shard["edits"].draw(rng, rows)
             texts, scenes, scenes_before = (
                 [shard[name][i] for i in picks] for name in ("instructions", "scenes_after", "scenes_before")
             )
             after, before = self._scale(shard["after"][picks]), self._scale(shard["before"][picks])
             return Batch(texts, after, scenes, before, scenes_before)
         easy = rng.random() < max(falling(progress, 0.25, 0.65), self._easy_share)
-        short = not easy and bool(shard["usual"]) and rng.random() < SHORT_SHARE
+        short = not easy and bool(shard["kinds"]["usual"]) and rng.random() < SHORT_SHARE
         kinds = ("usual",) if short else ("easy",) if easy else ("several", "several", "several", "single", "single")
-        picks = [rng.choice(shard[rng.choice(kinds)]) for _ in range(rows)]
+        picks = [shard["kinds"][rng.choice(kinds)].draw(rng, 1)[0] for _ in range(rows)]
         scenes = [shard["scenes"][i] for i in picks]
         texts = [caption(scene, rng, short=short) for scene in scenes]
         return Batch(texts, self._scale(shard["latents"][picks]), scenes)

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from interlace.demo.shapes import COLOURS, PATTERNS, SHAPES, SIZES, draw_mask, parity
 from training.scenes import Background, Scene, Thing
 
-CELLS = 4  # a side of an image token, each 4x4 pixels
+TOKEN = 16  # pixels a side of an image token
+CELLS = 4  # a side of an image token
 _WAVES = (1.0, 2.0, 4.0)  # half periods over the picture
 _THINGS_COUNT = 4.0  # times as much as the background, in the losses of the cells
 _UNTOLD = -100  # a label that counts for nothing, in PyTorch's cross entropy
@@ -51,7 +52,8 @@ def cells_of(scenes: list[Scene], height: int, width: int) -> tuple[torch.Tensor
     colours = np.zeros_like(shapes)
     for covered, painted, scene in zip(shapes, colours, scenes, strict=True):
         first, last = (_NAMES.index(scene.background.colours[i]) for i in (0, -1))
-        painted[:] = np.where(parity(scene.background.pattern, width * CELLS, height * CELLS), last, first)
+        second = parity(scene.background.pattern, width * TOKEN, height * TOKEN)[:: TOKEN // CELLS, :: TOKEN // CELLS]
+        painted[:] = np.where(second, last, first)
         if scene.background.pattern == "gradient":
             painted[height * CELLS // 4 :] = _UNTOLD
             painted[height * CELLS * 3 // 4 :] = last

@@ -8,6 +8,8 @@ from PIL import Image
 
 from interlace.demo.shapes import COLOURS, PATTERNS, PLACES, RELATIONS, SHAPES, SIZES, draw_background, draw_mask
 
+HARD = {"star": 3, "cross": 2, "ring": 2}  # how much oftener these are shown in training than other shapes
+HARDEST = 6
 SLIGHT, WIDE = 0.01, 0.03  # how far things stand from where they belong, of the picture
 
 
@@ -39,6 +41,11 @@ class Scene:
     things: tuple[Thing, ...]
     place: str | None = None  # of a single thing
     relation: str | None = None
+
+
+def hardness(thing: Thing) -> int:
+    """How often a thing is shown in training beside others, 1 to `HARDEST`: small ones, and stars, are hard to draw."""
+    return (2 if thing.size == "small" else 1) * HARD.get(thing.shape, 1)
 
 
 def render(scene: Scene, width: int = 128, height: int = 128) -> Image.Image:

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from training.common import Average, Bar, Budget, learning_rate, load_checkpoint, save_checkpoint
-from training.scenes import random_scene, render
+from training.scenes import HARDEST, hardness, random_scene, render
 
 CROP = 64
+SIDES = (64, 80, 96, 112, 112, 112, 128, 128, 128, 144, 160)  # of the pictures that crops are of
 LATENT_CHANNELS = 12
 PAIRS = 8  # channels that carry colours and a constant through the untrained autoencoder
 REFERENCE = 4.0
@@ -94,9 +95,12 @@ def crops(rng: random.Random, count: int) -> torch.Tensor:
     found: list[np.ndarray] = []
     while len(found) < count:
         scene = random_scene(rng)
-        picture = np.asarray(render(scene, *(rng.randrange(64, 145, 16) for _ in range(2))))
+        counts = [hardness(thing) for thing in scene.things]
+        if rng.random() > max(counts) / HARDEST:
+            continue
+        picture = np.asarray(render(scene, *rng.choices(SIDES, k=2)))
         height, width = picture.shape[:2]
-        for thing in rng.choices(scene.things, k=2):
+        for thing in rng.choices(scene.things, counts, k=2):
             reach = thing.half * min(height, width)
             middle = (thing.y * height + rng.uniform(-reach, reach), thing.x * width + rng.uniform(-reach, reach))
             top, left = (

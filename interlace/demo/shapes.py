@@ -19,6 +19,7 @@ PLACES = {
 }  # fmt: skip
 RELATIONS = ("left of", "right of", "above", "below", "inside", "behind")
 PATTERNS = ("plain", "gradient", "striped", "checked")
+STRIPE, CHECK = 16, 32  # pixels across
 
 
 @cache
@@ -87,11 +88,13 @@ def draw_background(pattern: str, colours: tuple[str, ...], width: int, height: 
 
 
 def parity(pattern: str, width: int, height: int) -> np.ndarray:
-    """[height, width]: 0 where a pattern shows its first colour, 1 where it shows its second."""
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    side = min(width, height)
+    """[height, width]: 0 where a pattern shows its first colour, 1 where it shows its second.
+
+    Like wallpaper, patterns are as large in a large picture as in a small one.
+    """
+    rows, columns = np.mgrid[0:height, 0:width]
     if pattern == "striped":
-        return (np.floor(columns / (side / 8)) % 2).astype(np.uint8)
+        return (columns // STRIPE % 2).astype(np.uint8)
     if pattern == "checked":
-        return ((np.floor(columns / (side / 4)) + np.floor(rows / (side / 4))) % 2).astype(np.uint8)
+        return ((columns // CHECK + rows // CHECK) % 2).astype(np.uint8)
     return np.zeros((height, width), dtype=np.uint8)
