@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from zoo import FAMILIES
 
@@ -19,7 +21,8 @@ from interlace.errors import InvalidRequestError
 from interlace.models import places
 from interlace.models.arguments import ArgumentMapper
 from interlace.models.loader import LoadedModel
-from interlace.models.sizes.door import SizeDoor
+from interlace.models.sizes.door import LoadedSizeDoor, SizeDoor
+from interlace.models.sizes.hollow import HollowPart, hollowed
 from interlace.models.sizes.rule import PipelineSizes, Sizes, UnknownRuleError
 from interlace.request import Request, SamplingParams
 
@@ -69,6 +72,48 @@ def test_what_a_pipeline_refuses_is_refused_without_its_weights(
     with pytest.raises(ValueError, match=r"divisible|multiple"):
         pipeline(**{**request, **sizes})
     pipeline(**{**request, **good, "num_inference_steps": 2, "output_type": "latent"})
+
+
+@pytest.mark.parametrize(("name", "sizes", "words", "good"), REFUSED, ids=[one[0] for one in REFUSED])
+def test_a_loaded_model_says_the_same_and_none_of_its_weights_are_kept(
+    name: str, sizes: Sizes, words: str, good: Sizes
+) -> None:
+    pipeline = FAMILIES[name].build()
+    door = LoadedSizeDoor(LoadedModel.around(pipeline))
+    with pytest.raises(InvalidRequestError, match=words):
+        door.check(SamplingParams(**sizes))
+    door.check(SamplingParams(**good))
+    assert not isinstance(pipeline.vae, HollowPart)
+    assert "check_inputs" not in vars(pipeline)
+    hollow = hollowed(pipeline)
+    assert not [part for part in vars(hollow).values() if isinstance(part, torch.nn.Module)]
+    assert hollow.vae.config == pipeline.vae.config
+
+
+def test_pipelines_within_a_pipeline_are_not_run_for_its_sizes() -> None:
+    """Kandinsky 2.2's has no checks of its own, and hands on to two others, which have weights."""
+    pipeline = FAMILIES["kandinsky-2.2"].build()
+    inner = [name for name, part in vars(pipeline).items() if isinstance(part, DiffusionPipeline)]
+    assert sorted(inner) == ["decoder_pipe", "prior_pipe"]
+    assert all(isinstance(vars(hollowed(pipeline))[name], HollowPart) for name in inner)
+    door = LoadedSizeDoor(LoadedModel.around(pipeline))
+    door.check(SamplingParams(height=33))
+    assert "KandinskyV22CombinedPipeline doesn't say" in str(door.why_unknown)
+
+
+def test_limits_of_a_loaded_model_come_first() -> None:
+    door = LoadedSizeDoor(LoadedModel("a", FAMILIES["flux"].build(), limits={"multiple_of": 16, "max_size": 64}))
+    for size, words in ((80, "height is 80; expected 1 to 64 pixels"), (40, "not a multiple of 16; try 32 or 48")):
+        with pytest.raises(InvalidRequestError, match=words):
+            door.check(SamplingParams(height=size))
+
+
+def test_a_door_that_is_asked_for_endless_sizes_keeps_few_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interlace.models.sizes.door._MAX_KEPT", 4)
+    door = LoadedSizeDoor(LoadedModel.around(FAMILIES["flux"].build()))
+    for side in range(16, 48):
+        door.check(SamplingParams(height=side))
+    assert len(door._verdicts) <= 4
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen-image", "sana"])

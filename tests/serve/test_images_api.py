@@ -10,7 +10,9 @@ from PIL import Image
 
 from interlace import AsyncOmni, SamplingParams
 from interlace.media.encode import read_parameters
+from interlace.models.loader import LoadedModel
 from serve.live import ENDLESS, SMALL, Live, b64, mask_png, picture, png, running, until
+from tests.zoo import FAMILIES
 
 EXTRA = {"num_inference_steps": 2, "seed": 7}
 
@@ -263,3 +265,21 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
     assert client.models.retrieve("demo").id == "demo"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("black-forest-labs/FLUX.1-dev")
+
+
+def test_a_size_that_a_model_without_limits_cannot_make_is_refused_at_once() -> None:
+    """Stable Diffusion 3.5's pipeline alone says that it takes multiples of 4, here."""
+    omni = AsyncOmni(LoadedModel("tiny-sd3", FAMILIES["sd3.5"].build(), {"num_inference_steps": 2}))
+    told = "size is 66x64: width 66 is not a multiple of 4, as StableDiffusion3Pipeline wants; try 64 or 68"
+    with running(omni) as live, live.http() as http:
+        for path, body in (
+            ("/v1/images/generations", {"prompt": "a star", "size": "66x64"}),
+            ("/v1/images/generations", {"prompt": "a star", "size": "66x64", "async": True}),
+            ("/generate", {"prompt": "a star", "sampling_params": {"size": "66x64"}}),
+        ):
+            got = http.post(path, json=body)
+            assert (got.status_code, got.json()["error"]["param"]) == (400, "size"), path
+            assert got.json()["error"]["message"] == told
+        assert http.get("/v1/requests", params={"status": "all"}).json()["data"] == []
+        assert http.post("/v1/images/generations", json={"prompt": "a star", "size": "68x64"}).status_code == 200
+    omni.omni.close()

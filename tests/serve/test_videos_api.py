@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import av
 import httpx
@@ -13,6 +14,8 @@ from zoo.video import _stable_audio, _wan
 
 from interlace import AsyncOmni
 from interlace.models.loader import LoadedModel
+from interlace.serve.orders.fields import VideoFields
+from interlace.serve.orders.sizes import limits_of, resolve_size
 from serve.live import Live, b64, png, running, until
 
 DEFAULTS = {"height": 16, "width": 16, "num_frames": 9, "num_inference_steps": 2, "max_sequence_length": 16}
@@ -186,6 +189,34 @@ def test_seconds_are_frames(live: Live) -> None:
         assert (asked.status_code, asked.json()["error"]["param"]) == (400, "seconds")
         picture = http.post("/v1/images/generations", json={"prompt": "a cat"})
         assert picture.json()["error"]["message"] == "tiny-wan makes videos; use /v1/videos"
+
+
+@pytest.mark.parametrize("path", ["/v1/videos", "/v1/videos/sync"])
+def test_a_size_that_the_model_cannot_make_is_refused_at_once(live: Live, path: str) -> None:
+    told = "size is 40x32: width 40 is not a multiple of 16, as WanPipeline wants; try 32 or 48"
+    with live.http() as http:
+        before = len(http.get("/v1/videos").json()["data"])
+        got = http.post(path, json={"prompt": "a cat", "size": "40x32"})
+        assert (got.status_code, got.json()["error"]["param"]) == (400, "size")
+        assert got.json()["error"]["message"] == told
+        sides = http.post(path, json={"prompt": "a cat", "width": 32, "height": 40}).json()["error"]
+        assert (sides["param"], sides["message"][:30]) == ("height", "height 40 is not a multiple of")
+        assert len(http.get("/v1/videos").json()["data"]) == before, "no job failed for it"
+        good = http.post("/v1/videos/sync", json={"prompt": "a cat", "size": "48x32", "num_frames": 5})
+        assert good.status_code == 200
+
+
+def test_shapes_and_nearest_sizes_are_those_that_the_pipeline_takes(beginning: Live) -> None:
+    """LTX-Video wants multiples of 32, which is more than what its autoencoder packs in twos."""
+    state = beginning.state
+    lanes = state.models.current
+    settings = replace(state.settings, size_policy="nearest")
+    assert limits_of(lanes.draw, settings) == {"multiple_of": 32, "max_size": settings.max_image_size, "min_size": 32}
+    fields = VideoFields.of({"prompt": "it turns", "size": "70x40"})
+    assert resolve_size(fields, lanes.draw, settings) == (64, 32)
+    assert fields.warnings == ["size 70x40 is not made here: 64x32 is the nearest that tiny-ltx-i2v makes"]
+    wide = VideoFields.of({"prompt": "it turns", "aspect_ratio": "2:1"})
+    assert resolve_size(wide, lanes.draw, settings) == (64, 32)
 
 
 def test_refusals(live: Live) -> None:

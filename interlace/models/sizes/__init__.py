@@ -1,1 +1,1 @@
-"""Which sizes a model makes, known before its weights are loaded. Knows nothing of rows and requests."""
+"""Which sizes a model makes, known without its weights. Knows nothing of rows and requests."""

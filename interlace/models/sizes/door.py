@@ -1,8 +1,9 @@
-"""Refuses sizes that a model can't make before it is loaded, by what its small files say. Needs torch only where no
-`interlace.json` says it all, and then only once a size is asked for."""
+"""Refuses sizes that a model can't make: before it is loaded by what its small files say, afterwards by what it holds.
+Needs torch only where no `interlace.json` says it all, and then only once a size is asked for."""
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,16 @@ from interlace.models.sizes.limits import check_limits
 from interlace.request import SamplingParams
 
 if TYPE_CHECKING:
+    from interlace.models.loader import LoadedModel
     from interlace.models.sizes.rule import PipelineSizes
 
 _NAMES = ("height", "width", "num_frames")
+_MAX_KEPT = 1000  # verdicts; strangers may ask for any number of sizes
 
 
 class SizeDoor:
-    """The sizes of one model. `why_unknown` is None until a size was asked for of which nothing can be said."""
+    """The sizes of one model. `why_unknown` is None until a size was asked for of which nothing can be said. May be
+    asked by many threads."""
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class SizeDoor:
         self._limits: Mapping[str, int] = {}
         self._rule: PipelineSizes | None = None
         self._verdicts: dict[tuple[object, ...], InvalidRequestError | None] = {}
+        self._lock = threading.Lock()
 
     def check(self, sampling: SamplingParams) -> None:
         """Raises `InvalidRequestError` for sizes that the model can't make, `ModelLoadError` for files that can't be
@@ -45,12 +50,16 @@ class SizeDoor:
         sizes = {name: size for name in _NAMES if (size := getattr(sampling, name)) is not None}
         if not sizes:
             return
-        self._open()
         # A ControlNet is run by another pipeline than the model's own.
         key = (*sizes.items(), sampling.controlnet is None)
-        if key not in self._verdicts:
-            self._verdicts[key] = self._verdict(sizes, None if sampling.controlnet else self._rule)
-        if (verdict := self._verdicts[key]) is not None:
+        with self._lock:
+            self._open()
+            if key not in self._verdicts:
+                if len(self._verdicts) >= _MAX_KEPT:
+                    self._verdicts.clear()
+                self._verdicts[key] = self._verdict(sizes, None if sampling.controlnet else self._rule)
+            verdict = self._verdicts[key]
+        if verdict is not None:
             raise InvalidRequestError(str(verdict), verdict.param)
 
     def _verdict(self, sizes: Mapping[str, int], rule: "PipelineSizes | None") -> InvalidRequestError | None:
@@ -66,18 +75,31 @@ class SizeDoor:
         if self._is_open:
             return
         self._is_open = True
-        folder = self._folder()
-        if folder is None:
+        found = self._look()
+        if found is None:
             return
-        self._limits = read_settings(folder / "interlace.json").get("limits", {})
+        self._limits, make_rule = found
         if "multiple_of" in self._limits:
             return
-        from interlace.models.sizes.rule import PipelineSizes, UnknownRuleError
+        from interlace.models.sizes.rule import UnknownRuleError
 
         try:
-            self._rule = PipelineSizes.of(folder, self._pipeline_class)
+            self._rule = make_rule()
         except UnknownRuleError as error:
             self.why_unknown = str(error)
+
+    def _look(self) -> "tuple[Mapping[str, int], Callable[[], PipelineSizes]] | None":
+        """The limits that the model's files say, and what makes its pipeline's rule; None where there are no files."""
+        folder = self._folder()
+        if folder is None:
+            return None
+
+        def make_rule() -> "PipelineSizes":
+            from interlace.models.sizes.rule import PipelineSizes
+
+            return PipelineSizes.of(folder, self._pipeline_class)
+
+        return read_settings(folder / "interlace.json").get("limits", {}), make_rule
 
     def _folder(self) -> Path | None:
         if self._unknown is not None:
@@ -93,3 +115,19 @@ class SizeDoor:
         except Exception:  # of the hub and the network; loading will tell
             self.why_unknown = f"{self._model} isn't on this machine yet"
             return None
+
+
+class LoadedSizeDoor(SizeDoor):
+    """The sizes of a model that is loaded, or of one without weights that stands for it. Keeps no weights."""
+
+    def __init__(self, model: "LoadedModel") -> None:
+        from interlace.models.sizes.hollow import hollowed
+
+        super().__init__(model.name)
+        self._limits, self._defaults = model.limits, model.defaults
+        self._pipeline = hollowed(model.pipeline)
+
+    def _look(self) -> "tuple[Mapping[str, int], Callable[[], PipelineSizes]]":
+        from interlace.models.sizes.rule import PipelineSizes
+
+        return self._limits, lambda: PipelineSizes(self._pipeline, self._defaults)

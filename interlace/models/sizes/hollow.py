@@ -4,6 +4,7 @@ Autoencoders are there in full but hold no memory, as pipelines ask them for the
 configuration, and nothing where diffusers has no class for them.
 """
 
+import copy
 import inspect
 import json
 from collections.abc import Mapping
@@ -34,6 +35,16 @@ def hollow_pipeline(folder: Path, pipeline_class: str | None = None) -> Diffusio
     parts = {name: _part(folder / name, value) for name, value in index.items() if name in takes}
     parts |= {n: None for n, p in takes.items() if p.default is p.empty and n not in ("self", *parts)}
     return kind(**parts)
+
+
+def hollowed(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """A loaded pipeline once more, with configurations in the place of its modules and of the pipelines in it. What is
+    set on one of the two the other doesn't have."""
+    hollow = copy.copy(pipeline)
+    for name, part in vars(pipeline).items():
+        if isinstance(part, (torch.nn.Module, DiffusionPipeline)):
+            vars(hollow)[name] = HollowPart(getattr(part, "config", {}))
+    return hollow
 
 
 def _part(folder: Path, value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Which sizes a pipeline takes, asked of its own call: it is stopped once it has checked what it was given."""
 
 import inspect
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +26,12 @@ _GOOD = (1024, 768, 512, 256, 128, 64)  # sides of squares; any pipeline takes o
 _FAR = 512  # pixels; no pipeline wants larger steps
 
 
+_turn = threading.RLock()  # what is silenced is the whole process's
+
+
 @contextmanager
 def _silence() -> Iterator[None]:
-    with quiet(), warnings.catch_warnings():
+    with _turn, quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

@@ -16,6 +16,7 @@ from interlace.models.adapters.names import LoraNames
 from interlace.models.editing import find_edit_model
 from interlace.models.films.lengths import Makes
 from interlace.models.loader import LoadedModel, as_editor
+from interlace.models.sizes.door import LoadedSizeDoor
 from interlace.models.text_limits import TOO_LONG, TextLimits
 from interlace.omni import Omni
 from interlace.request import SamplingParams
@@ -44,6 +45,7 @@ class Lane:
         self.fps = self.omni.arguments.fps(SamplingParams())  # of a film, where nobody says; None: it makes none
         self.stage = drawing_stages(self.omni)[-1]  # of several, the one that an order's fields are for
         self._tokenizer = copy.deepcopy(getattr(self.model.pipeline, "tokenizer", None))  # theirs is the engine's
+        self._sizes = LoadedSizeDoor(self.model)
         self._limits = TextLimits(self.model.pipeline)
         self._lock = threading.Lock()
         self._facts: dict[str, Any] | None = None  # once it is closed
@@ -102,6 +104,20 @@ class Lane:
     def area(self, width: int, height: int) -> dict[str, int]:
         """What a Kontext model needs to be told beside its size: it makes so many pixels, in the proportions asked."""
         return {"max_area": width * height} if self.is_kontext and self.takes("max_area") else {}
+
+    def check_size(self, sampling: SamplingParams) -> None:
+        """Raises `InvalidRequestError` for a size that the model can't make. Of several stages that draw, each has
+        sizes of its own, and will say."""
+        if len(drawing_stages(self.omni)) == 1:
+            self._sizes.check(sampling)
+
+    def makes_size(self, side: int) -> bool:
+        """Whether squares with this side in pixels pass, as far as is known."""
+        try:
+            self.check_size(SamplingParams(width=side, height=side))
+        except InvalidRequestError:
+            return False
+        return True
 
     @property
     def has_stages(self) -> bool:

@@ -89,6 +89,7 @@ class Order:
     def check(self) -> None:
         """Raises `InvalidRequestError` for whatever the pipeline or the model does not take."""
         self.lane.omni.arguments.arguments(self.request.split()[0])
+        self.lane.check_size(self.request.drawing)
 
 
 def make_request(

@@ -63,12 +63,17 @@ def _of_ratio(ratio: str, lane: Lane) -> tuple[int, int]:
 
 
 def limits_of(lane: Lane, settings: ServeSettings) -> dict[str, int]:
-    """The model's own limits, within the server's; of a model that has none, what its autoencoder needs."""
+    """The model's own limits, within the server's; of a model that has none, what its pipeline takes."""
     limits = lane.model.limits
-    step = int(getattr(lane.model.pipeline, "vae_scale_factor", 8)) * 2  # latents are often packed in twos
     most = min(limits.get("max_size", settings.max_image_size), settings.max_image_size)
-    multiple = limits.get("multiple_of", step)
+    multiple = limits["multiple_of"] if "multiple_of" in limits else _multiple(lane)
     return {"multiple_of": multiple, "max_size": most, "min_size": limits.get("min_size", multiple)}
+
+
+def _multiple(lane: Lane) -> int:
+    """The step of sides that a pipeline is sure to take: that of its autoencoder, or some times as much."""
+    step = int(getattr(lane.model.pipeline, "vae_scale_factor", 8)) * 2  # latents are often packed in twos
+    return next((step * times for times in (1, 2, 4) if lane.makes_size(5 * step * times)), step)
 
 
 def fit(size: tuple[int, int], limits: Mapping[str, int]) -> tuple[int, int]:
