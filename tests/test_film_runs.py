@@ -64,7 +64,7 @@ def test_rows_of_films_are_made_once_and_told(
     }
     failed = {line["id"]: line["error"] for line in map(json.loads, (out / "failures.jsonl").read_text().splitlines())}
     assert "takes no image" in failed["c"]
-    assert "expected one of them" in failed["d"]
+    assert failed["d"] == "the row has seconds 1 and num_frames 5, which both say how long it is; leave one of them out"
     with av.open(str(out / "a.mp4")) as container:
         assert (container.streams.video[0].frames, container.streams.video[0].average_rate) == (9, 8)
         assert json.loads(container.metadata["comment"])["prompt"] == "a fox"
@@ -134,3 +134,107 @@ def test_what_is_no_film_is_refused_with_words(
     assert "use interlace t2a" in capsys.readouterr().err
     assert run(["t2v", "a fox", "--model", "tiny-wan", "--output-quality", "3", "-o", str(tmp_path)]) == 2
     assert "one quality" in capsys.readouterr().err
+
+
+def test_a_row_beats_the_flag_of_the_same_meaning(tiny: list[LoadedModel], tmp_path: Path) -> None:
+    """Nine frames, or half a second of 16 a second: what a row says of one, no flag says of the other."""
+    rows = [
+        {"id": "frames", "prompt": "a fox", "num_frames": 13},
+        {"id": "seconds", "prompt": "a fox", "seconds": 0.5},
+        {"id": "rate", "prompt": "a fox", "fps": 4},
+        {"id": "flag", "prompt": "a fox", "num_frames": None},
+    ]
+    (tmp_path / "films.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["t2v", str(tmp_path / "films.jsonl"), "--model", "tiny-wan", "--no-html"]
+    made = {}
+    for flag, value in (("--seconds", "0.3"), ("--num-frames", "17")):
+        out = tmp_path / flag.strip("-")
+        assert run([*command, flag, value, "--fps", "8", "-o", str(out)]) == 0
+        made[flag] = {line["id"]: (line["num_frames"], line["fps"]) for line in lines(out)}
+    assert made == {
+        "--seconds": {"frames": (13, 8.0), "seconds": (5, 8.0), "rate": (1, 4.0), "flag": (5, 8.0)},
+        "--num-frames": {"frames": (13, 8.0), "seconds": (5, 8.0), "rate": (17, 4.0), "flag": (17, 8.0)},
+    }
+
+
+def test_a_row_of_sound_beats_the_flag(tiny: list[LoadedModel], tmp_path: Path) -> None:
+    (tmp_path / "sounds.csv").write_text("id,prompt,seconds\na,rain,0.5\nb,wind,\n")
+    command = ["t2a", str(tmp_path / "sounds.csv"), "--model", "tiny-audio", "--seconds", "1", "--no-html"]
+    assert run([*command, "-o", str(tmp_path / "out")]) == 0
+    assert {line["id"]: line["seconds"] for line in lines(tmp_path / "out")} == {"a": 0.5, "b": 1.0}
+
+
+def test_two_lengths_of_one_film_are_refused_at_the_door(
+    tiny: list[LoadedModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "films.csv"
+    path.write_text("prompt,seconds,num_frames\na fox,1,\na boat,,9\na cat,2,9\n")
+    command = ["t2v", str(path), "--model", "tiny-wan", "-o", str(tmp_path / "out")]
+    assert run([*command, "--dry-run"]) == 1
+    told = capsys.readouterr().out
+    refusal = "the row has seconds 2.0 and num_frames 9, which both say how long it is; leave one of them out"
+    assert f"{path}:4: {refusal}\n" in told
+    assert "lengths:   1 s (1), 9 frames (1)\n" in told
+    assert run([*command, "--strict"]) == 2
+    assert run([*command, "--seconds", "1", "--num-frames", "9"]) == 2
+    told = capsys.readouterr().err
+    assert "--seconds and --num-frames both say how long a film is; leave one of them out" in told
+    assert tiny == [], "nothing was loaded"
+
+
+def test_a_dry_run_tells_lengths_of_films_and_sounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"prompt": "a", "num_frames": 33, "num_images": 2},
+        {"prompt": "b", "seconds": 2, "fps": 12},
+        {"prompt": "c", "seconds": 0.25},
+        {"prompt": "d"},
+    ]
+    (tmp_path / "films.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = ["-o", str(tmp_path / "out"), "--dry-run"]
+    assert run(["t2v", str(tmp_path / "films.jsonl"), "--model", "nobody/films", *out]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "lengths:   33 frames (2), 2 s at 12 fps (1), 0.25 s (1), default (1)" in told
+    assert "sizes:     default (5)" in told
+    assert run(["t2a", "rain", "wind", "--model", "nobody/sounds", "--seconds", "1.5", *out]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "lengths:   1.5 s (2)" in told
+    assert not [line for line in told if line.startswith("sizes:")], "a sound has none"
+    assert run(["t2i", "a circle", *out]) == 0
+    assert "lengths:" not in capsys.readouterr().out
+
+
+BOTH = "`interlace t2v` and `interlace t2a`"
+PICTURED = "`interlace t2i` and `interlace t2v`"
+
+
+@pytest.mark.parametrize(
+    ("command", "column", "whose"),
+    [
+        ("t2i", "seconds", BOTH),
+        ("t2i", "num_frames", "`interlace t2v`"),
+        ("t2i", "fps", "`interlace t2v`"),
+        ("edit", "seconds", BOTH),
+        ("t2a", "width", PICTURED),
+        ("t2a", "height", PICTURED),
+        ("t2a", "size", PICTURED),
+        ("t2a", "num_frames", "`interlace t2v`"),
+    ],
+)
+def test_columns_of_other_commands_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, column: str, whose: str
+) -> None:
+    told = f"the column '{column}' is for {whose}; leave it out (or --ignore-unknown-columns)"
+    picture(1).save(tmp_path / "a.png")
+    row = {"prompt": "a fox", "input_images": "a.png"} if command == "edit" else {"prompt": "a fox"}
+    jsonl, csv = tmp_path / "r.jsonl", tmp_path / "r.csv"
+    jsonl.write_text(json.dumps({**row, column: 3}) + "\n" + json.dumps(row) + "\n")
+    csv.write_text(",".join([*row, column]) + "\n" + ",".join([*row.values(), "3"]) + "\n")
+    more = ["-o", str(tmp_path / "out"), "--dry-run", *(["--model", "nobody/sounds"] if command == "t2a" else [])]
+    assert run([command, str(jsonl), *more]) == 1
+    assert f"{jsonl}:1: {told}\n" in capsys.readouterr().out
+    assert run([command, str(csv), *more]) == 2
+    assert f"{csv}:1: {told}\n" in capsys.readouterr().err
+    assert run([command, str(csv), *more, "--ignore-unknown-columns"]) == 0
+    capsys.readouterr()
+    assert run([command, str(csv), *more, "--column", f"{column}=other"]) == 2
+    assert f"--column {column}=...: the column '{column}' is for {whose}" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def t2a(
     prompt
         One or more prompts.
     prompts_file
-        As of t2i, with the further column seconds.
+        As of t2i, with the further column seconds and without height and width.
     """
     from interlace.cli.rows import open_rows, prompt_rows
     from interlace.cli.session import generate

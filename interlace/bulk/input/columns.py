@@ -35,6 +35,7 @@ PLAIN_COLUMNS = frozenset(
     {"negative_prompt", "lora", "sampler", "controlnet", "ip_adapter", "voice"}
 )  # as they are, for `SamplingParams` to read
 COLUMNS = (NUMBER_COLUMNS | PLAIN_COLUMNS | {"prompt", "id", "multi_modal_data"}) - _ANSWER_NUMBERS - {"voice"}
+_FILM, _LASTING, _SIZES = frozenset({"num_frames", "fps"}), frozenset({"seconds"}), frozenset({"height", "width"})
 EXTRA_COLUMNS = frozenset({"guidance_scale_2", "voice"}) | _ANSWER_NUMBERS  # further arguments of some models' own
 EDIT_COLUMNS = COLUMNS | {"input_images", "instruction", "mask"}
 _MEDIA = frozenset({"image", "audio", "video"})
@@ -60,6 +61,13 @@ _OTHER_NAMES = {
 }
 
 
+# Whose columns they are where the command at hand has no use for them; told of `t2i` and `edit`, and of `t2a`.
+_OF_FILMS = {**dict.fromkeys(_FILM, "`interlace t2v`"), "seconds": "`interlace t2v` and `interlace t2a`"}
+_NOT_OF_SOUNDS = {
+    **dict.fromkeys(_FILM, "`interlace t2v`"),
+    **dict.fromkeys((*_SIZES, "size"), "`interlace t2i` and `interlace t2v`"),
+}
+
 BulkTask = Literal["t2i", "edit", "t2v", "t2a", "answer"]
 
 
@@ -74,7 +82,8 @@ class Columns:
     def __post_init__(self) -> None:
         for ours in self.theirs:
             if ours not in self.known:
-                raise InvalidRequestError(f"--column {ours}=...: {_hint(ours, self.known)}", "column")
+                told = self._of_another_command(ours) or _hint(ours, self.known)
+                raise InvalidRequestError(f"--column {ours}=...: {told}", "column")
         if "instruction" in self.theirs and "prompt" in self.theirs:
             raise InvalidRequestError("--prompt-column and --instruction-column say the same; give one", "column")
 
@@ -84,7 +93,9 @@ class Columns:
             return ANSWER_COLUMNS
         if self.task == "t2v":
             return COLUMNS | {"input_images", "image"}
-        return EDIT_COLUMNS if self.task == "edit" else COLUMNS
+        if self.task == "t2a":
+            return COLUMNS - _FILM - _SIZES
+        return (EDIT_COLUMNS if self.task == "edit" else COLUMNS) - _FILM - _LASTING
 
     def for_source(self, source: Source) -> Self:
         """Settled for one input. Raises `InvalidRequestError` where its header lacks a column that is needed."""
@@ -163,9 +174,19 @@ class Columns:
         hint = f"its only column is {first!r}: take it with --prompt-column {shlex.quote(header[0])}"
         raise InvalidRequestError(f"{source}:1: no column prompt; {hint}", "prompts_file")
 
+    def _of_another_command(self, name: object) -> str | None:
+        """What is said of a column that another command has a use for."""
+        if self.task == "answer":
+            return None
+        whose = {"t2v": {}, "t2a": _NOT_OF_SOUNDS}.get(self.task, _OF_FILMS).get(str(name))
+        if whose is not None:
+            return f"the column {name!r} is for {whose}; leave it out"
+        return f"the column {name!r} is for `interlace edit`" if name in EDIT_COLUMNS - self.known else None
+
     def _unknown(self, name: object) -> str:
-        if name in EDIT_COLUMNS and self.task != "answer":
-            return f"the column {name!r} is for `interlace edit`"
+        told = self._of_another_command(name)
+        if told is not None:
+            return f"{told} (or --ignore-unknown-columns)"
         hint = _hint(str(name), self.known)
         if _meant(str(name)) == "prompt" and "prompt" not in self.theirs:
             return f"{hint} --prompt-column {shlex.quote(str(name))} takes it"

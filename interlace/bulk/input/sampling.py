@@ -10,6 +10,7 @@ from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
 
 _MAX_IMAGES = 10_000
+_LENGTHS = ("seconds", "num_frames")
 
 
 def sampling_of(cells: Mapping[str, Any], defaults: SamplingParams) -> SamplingParams:
@@ -19,12 +20,25 @@ def sampling_of(cells: Mapping[str, Any], defaults: SamplingParams) -> SamplingP
     extra = {name: values.pop(name) for name in sorted(EXTRA_COLUMNS & values.keys())}
     if extra:
         values["extra"] = {**defaults.extra, **extra}
+    values = {**_unsaid_length(values), **values}
     sampling = replace(defaults, **values) if values else defaults
     if not is_text(sampling.negative_prompt or ""):
         raise InvalidRequestError(f"the negative_prompt is {not_unicode(sampling.negative_prompt or '')}")
     if sampling.num_images > _MAX_IMAGES:
         raise InvalidRequestError(f"num_images is {sampling.num_images}; expected at most {_MAX_IMAGES} a row")
     return sampling
+
+
+def _unsaid_length(values: Mapping[str, Any]) -> dict[str, None]:
+    """Of the two ways to say how long a film is, the one that a row with the other leaves out: no flag holds for it.
+
+    Raises `InvalidRequestError` for a row with both.
+    """
+    given = [name for name in _LENGTHS if name in values]
+    if len(given) > 1:
+        got = " and ".join(f"{name} {values[name]}" for name in given)
+        raise InvalidRequestError(f"the row has {got}, which both say how long it is; leave one of them out", "seconds")
+    return dict.fromkeys(name for name in _LENGTHS if given and name not in given)
 
 
 def _to_number(name: str, value: object) -> object:

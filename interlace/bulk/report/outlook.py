@@ -14,6 +14,7 @@ from interlace.bulk.output.sink import Sink, SinkOptions
 from interlace.bulk.plan import RunOptions, Survey, survey
 from interlace.bulk.report.summary import read_summary
 from interlace.models.sizes.door import SizeDoor
+from interlace.request import SamplingParams
 
 _MAX_SHOWN = 10
 
@@ -23,6 +24,7 @@ class Outlook:
     """What the rows ask for, counted while they go by."""
 
     sizes: Counter[str] = field(default_factory=Counter)  # WIDTHxHEIGHT -> images
+    lengths: Counter[str] = field(default_factory=Counter)  # as rows say them
     steps: Counter[str] = field(default_factory=Counter)
 
     def watch(self, rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
@@ -31,8 +33,17 @@ class Outlook:
                 sampling = row.sampling
                 size = f"{sampling.width or 'default'}x{sampling.height or 'default'}"
                 self.sizes["default" if size == "defaultxdefault" else size] += sampling.num_images
+                self.lengths[_length(sampling)] += sampling.num_images
                 self.steps[str(sampling.num_inference_steps or "default")] += sampling.num_images
             yield row
+
+
+def _length(sampling: SamplingParams) -> str:
+    """How long a film or a sound is asked to be."""
+    length = "default" if sampling.num_frames is None else f"{sampling.num_frames} frames"
+    if sampling.seconds is not None:
+        length = f"{sampling.seconds:g} s"
+    return length if sampling.fps is None else f"{length} at {sampling.fps:g} fps"
 
 
 class Existing(Sink):
@@ -77,9 +88,12 @@ def _lines(found: Survey, outlook: Outlook, folder: Path, options: RunOptions, u
     yield f"{'there:':<11}{found.num_done}"
     changed = f", {found.num_changed} of them again: their parameters or the model changed" if found.num_changed else ""
     yield f"{'to make:':<11}{found.num_to_do}{changed}"
-    yield f"{'sizes:':<11}{_histogram(outlook.sizes)}"
+    if options.makes != "sound":
+        yield f"{'sizes:':<11}{_histogram(outlook.sizes)}"
     if unknown is not None:
         yield f"{'':<11}not checked: {unknown}; rows with a size that it can't make fail once it is loaded"
+    if options.makes in ("film", "sound"):
+        yield f"{'lengths:':<11}{_histogram(outlook.lengths)}"
     yield f"{'steps:':<11}{_histogram(outlook.steps)}"
     yield f"{'time:':<11}{_estimate(found.num_to_do, folder, options)}"
     yield "nothing was written (--dry-run)"

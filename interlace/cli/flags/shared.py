@@ -156,6 +156,11 @@ class FilmFlags(PictureFlags):
     num_images: int = 1
     """Films a row."""
 
+    def __post_init__(self) -> None:
+        if self.seconds is not None and self.num_frames is not None:
+            text = "--seconds and --num-frames both say how long a film is; leave one of them out"
+            raise InvalidRequestError(text, "seconds")
+
 
 @Parameter(name="*", group=PictureGroup)
 @dataclass(frozen=True, kw_only=True)
