@@ -238,3 +238,60 @@ def test_columns_of_other_commands_are_named(
     capsys.readouterr()
     assert run([command, str(csv), *more, "--column", f"{column}=other"]) == 2
     assert f"--column {column}=...: the column '{column}' is for {whose}" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of tiny models, by what they make; `sana-video` has no more than an index."""
+    root = tmp_path_factory.mktemp("kinds")
+    for name in ("wan", "stable-audio", "sd3.5"):
+        FAMILIES[name].build().save_pretrained(root / name)
+    (root / "sana-video").mkdir()
+    (root / "sana-video" / "model_index.json").write_text('{"_class_name": "SanaVideoPipeline"}')
+    return {name: root / name for name in ("wan", "stable-audio", "sd3.5", "sana-video")}
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("command", "writes", "model", "makes", "other"),
+    [
+        ("t2v", "film", "sd3.5", "pictures (StableDiffusion3Pipeline)", "t2i"),
+        ("t2v", "film", "stable-audio", "sound (StableAudioPipeline)", "t2a"),
+        ("t2a", "sound", "sd3.5", "pictures (StableDiffusion3Pipeline)", "t2i"),
+        ("t2a", "sound", "wan", "film (WanPipeline)", "t2v"),
+        ("t2i", "pictures", "wan", "film (WanPipeline)", "t2v"),
+        ("t2i", "pictures", "stable-audio", "sound (StableAudioPipeline)", "t2a"),
+        ("t2i", "pictures", "sana-video", "film (SanaVideoPipeline)", "t2v"),
+    ],
+)
+def test_a_model_that_makes_something_else_is_refused_before_it_is_loaded(
+    saved: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    writes: str,
+    model: str,
+    makes: str,
+    other: str,
+    dry: list[str],
+) -> None:
+    out = tmp_path / "out"
+    assert run([command, "a fox", "--model", str(saved[model]), "-o", str(out), *dry]) == 2
+    told = capsys.readouterr()
+    wanted = f"error: {saved[model]} makes {makes}; this command writes {writes}: use interlace {other}\n"
+    assert (told.err, told.out) == (wanted, "")
+    assert not out.exists()
+
+
+def test_the_right_command_is_not_refused(saved: dict[str, Path], tmp_path: Path) -> None:
+    out = ["-o", str(tmp_path / "out"), "--dry-run"]
+    for command, model in (("t2v", "wan"), ("t2v", "sana-video"), ("t2a", "stable-audio"), ("t2i", "sd3.5")):
+        assert run([command, "a fox", "--model", str(saved[model]), *out]) == 0, model
+
+
+def test_stages_are_known_by_the_last_that_draws(
+    saved: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["t2i", "a fox", "--ar-stage", "demo-expand", "--dit-stage", str(saved["wan"])]
+    assert run([*words, "-o", str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "makes film (WanPipeline); this command writes pictures: use interlace t2v" in capsys.readouterr().err

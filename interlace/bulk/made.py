@@ -7,11 +7,19 @@ from typing import Any, Literal
 from interlace.errors import InvalidRequestError
 from interlace.media.clip import Clip, Sound
 from interlace.media.files import clips_of
+from interlace.models.films.kind import ModelKind
 from interlace.models.films.lengths import Makes
 from interlace.request import Output
 
 Wanted = Makes | Literal["text", "speech"]  # speech: the sound of a text that is written, too
 _COMMANDS: dict[str, str] = {"pictures": "interlace t2i", "film": "interlace t2v", "sound": "interlace t2a"}
+
+
+def check_kind(model: str, kind: ModelKind, wanted: Wanted) -> None:
+    """Raises `InvalidRequestError` where a model makes something else than a command writes."""
+    if kind.makes != wanted:
+        text = f"{model} makes {kind.makes} ({kind.pipeline_class}); this command writes {wanted}"
+        raise InvalidRequestError(f"{text}: use {_COMMANDS[kind.makes]}", "model_name")
 
 
 def made_of(output: Output, wanted: Wanted) -> Any:

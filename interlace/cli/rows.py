@@ -10,8 +10,10 @@ from interlace.bulk.input.formats.encodings import empty, is_empty
 from interlace.bulk.input.media import ImageRules
 from interlace.bulk.input.rows import Rows
 from interlace.bulk.input.selection import Selection
+from interlace.bulk.made import check_kind
 from interlace.cli.flags.bulk import BulkFlags, SelectFlags
 from interlace.errors import InvalidRequestError
+from interlace.models.films.kind import kind_of
 from interlace.models.sizes.door import SizeDoor
 from interlace.request import SamplingParams
 from interlace.stages.config import OmniStageConfig
@@ -91,6 +93,24 @@ def size_door(flags: BulkFlags, stages: Sequence[OmniStageConfig] | None) -> Siz
         fetch=not (flags.select.dry_run or options.get("local_files_only")),
         unknown=unknown,
     )
+
+
+def check_model_kind(flags: BulkFlags, stages: Sequence[OmniStageConfig] | None) -> None:
+    """Raises `InvalidRequestError` for a model whose small files say that it makes something else than the command
+    writes. Of stages the last that draws counts."""
+    if flags.own_stages is not None or flags.edit is not None or not flags.draws_here:
+        return
+    model, options = flags.model.model_name, flags.model.set()
+    if stages is not None:
+        draws = [one for one in stages if one.stage_type == "diffusion"]
+        if not draws:
+            return
+        model, options = draws[-1].model, dict(draws[-1].engine_args)
+    local_only = bool(flags.select.dry_run or options.get("local_files_only"))
+    revision = None if options.get("revision") is None else str(options["revision"])
+    kind = kind_of(model, revision=revision, local_files_only=local_only)
+    if kind is not None:
+        check_kind(model, kind, flags.makes)
 
 
 def _selection(select: SelectFlags) -> Selection:

@@ -30,7 +30,7 @@ from interlace.cli.flags.bulk import BulkFlags, OutputFlags
 from interlace.cli.flags.shared import SpeedFlags
 from interlace.cli.flags.stages import stages_from_flags, stages_name
 from interlace.cli.invocation import ARGUMENTS, tell_of_loading
-from interlace.cli.rows import size_door
+from interlace.cli.rows import check_model_kind, size_door
 from interlace.config import EngineConfig
 from interlace.engine.group.config import GroupConfig, xdit_degrees
 from interlace.errors import InvalidRequestError, StorageError
@@ -65,6 +65,7 @@ def generate(rows: Rows, flags: BulkFlags, engine: EngineConfig) -> int:
 
 def _generate(rows: Rows, flags: BulkFlags, engine: EngineConfig, remote: RemoteFolder | None = None) -> int:
     api, stages = _api_flags(flags), stages_of(flags, engine)
+    check_model_kind(flags, stages)
     options = _options(rows, flags, engine, api, stages)
     if options.export_parquet:
         check_pyarrow()
@@ -237,9 +238,8 @@ def _or(value: int | None, default: int) -> int:
 
 def sink_options_of(flags: OutputFlags) -> SinkOptions:
     """Raises `InvalidRequestError` for a combination that can't be."""
-    encoding = flags.encoder()
     layout, shard_size = flags.output_layout, flags.shard_size
-    return SinkOptions(encoding=encoding, layout=layout, shard_size=shard_size, verify=flags.verify)
+    return SinkOptions(encoding=flags.encoder(), layout=layout, shard_size=shard_size, verify=flags.verify)
 
 
 def stages_of(flags: BulkFlags, engine: EngineConfig) -> "tuple[OmniStageConfig, ...] | None":
