@@ -1,6 +1,8 @@
 """What a user gets who comes through `Omni`, `serve` or `t2i`, beside `Engine.map` on the same requests.
 
-`python bench/ways_in.py`: each way in a process of its own, in turn. A table on stderr, one JSON object on stdout.
+`python bench/ways_in.py`: each way in a process of its own, in turn. Two tables on stderr, one JSON object on stdout.
+The second says where a picture's time went: the engine's thread in forwards, in the pipelines' own code, in the
+engine, and the rest, in which it waited; and how many rows the denoiser's forwards had.
 """
 
 import argparse
@@ -10,10 +12,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -22,6 +25,24 @@ from interlace.bench.load.serving import own_server
 from interlace.bench.machine import describe_machine
 
 SIZE, STEPS, AT_ONCE = 128, 8, 16
+ENGINE_PARTS = ("forward", "strand", "engine")
+
+
+class Turn(NamedTuple):
+    """How long a turn took, in seconds, and what the engine was `busy` with meanwhile."""
+
+    seconds: float
+    busy: dict[str, float]
+
+
+def busy(stats: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of the engine's thread by part, and the denoiser's rows and forwards, from an engine's counts."""
+    counts = {"rows": stats["rows"].get("transformer", 0), "forwards": stats["forwards"].get("transformer", 0)}
+    return {**stats["seconds"], **counts}
+
+
+def since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
+    return {name: value - before.get(name, 0.0) for name, value in now.items()}
 
 
 class Map:
@@ -37,8 +58,7 @@ class Map:
         self._engine = Engine(self._model.pipeline, max_num_seqs=AT_ONCE)
         self(AT_ONCE)
 
-    def __call__(self, count: int) -> float:
-        """Seconds."""
+    def __call__(self, count: int) -> Turn:
         import torch
 
         requests = [
@@ -46,9 +66,9 @@ class Map:
              "generator": torch.Generator().manual_seed(n)}
             for n in range(count)
         ]  # fmt: skip
-        start = perf_counter()
+        before, start = busy(self._engine.stats()), perf_counter()
         self._engine.map(requests)
-        return perf_counter() - start
+        return Turn(perf_counter() - start, since(before, busy(self._engine.stats())))
 
     def close(self) -> None:
         self._engine.close()
@@ -63,11 +83,11 @@ class Whole:
         self._omni = Omni("demo", max_num_seqs=AT_ONCE)
         self(AT_ONCE)
 
-    def __call__(self, count: int) -> float:
+    def __call__(self, count: int) -> Turn:
         size = {"height": SIZE, "width": SIZE, "num_inference_steps": STEPS}
-        start = perf_counter()
+        before, start = busy(self._omni.engine.stats()), perf_counter()
         self._omni.generate([{"prompt": prompt(n), "seed": n, **size} for n in range(count)], raise_on_error=True)
-        return perf_counter() - start
+        return Turn(perf_counter() - start, since(before, busy(self._omni.engine.stats())))
 
     def close(self) -> None:
         self._omni.close()
@@ -78,22 +98,32 @@ class Served:
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._url = (
-            self._stack.enter_context(own_server("demo", ("--max-num-seqs", str(AT_ONCE)))) + "/images/generations"
-        )
+        self._url = self._stack.enter_context(own_server("demo", ("--max-num-seqs", str(AT_ONCE))))
         self(AT_ONCE)
 
-    def __call__(self, count: int) -> float:
+    def __call__(self, count: int) -> Turn:
         import httpx
 
         def ask(n: int) -> None:
             body = {"prompt": prompt(n), "seed": n, "size": f"{SIZE}x{SIZE}", "num_inference_steps": STEPS}
-            http.post(self._url, json=body).raise_for_status()
+            http.post(self._url + "/images/generations", json=body).raise_for_status()
 
         with httpx.Client(timeout=600) as http, ThreadPoolExecutor(AT_ONCE) as clients:
-            start = perf_counter()
+            before, start = self._busy(http), perf_counter()
             list(clients.map(ask, range(count)))
-            return perf_counter() - start
+            return Turn(perf_counter() - start, since(before, self._busy(http)))
+
+    def _busy(self, http: Any) -> dict[str, float]:
+        """`busy` from the server's own metrics."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        text = http.get(self._url.removesuffix("/v1") + "/metrics").text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        spent = {s.labels["part"]: s.value for s in samples if s.name == "interlace:engine_seconds_total"}
+        rows = {
+            s.name[len("interlace:forward_") :]: s.value for s in samples if s.labels.get("module") == "transformer"
+        }
+        return {**spent, "rows": rows.get("rows_sum", 0.0), "forwards": rows.get("rows_count", 0.0)}
 
     def close(self) -> None:
         self._stack.close()
@@ -102,7 +132,7 @@ class Served:
 def written() -> Any:
     """`interlace t2i`, by its own word: `images_per_s` in summary.json is without loading."""
 
-    def turn(count: int) -> float:
+    def turn(count: int) -> Turn:
         with tempfile.TemporaryDirectory() as folder:
             rows = "".join(json.dumps({"prompt": prompt(n)}) + "\n" for n in range(count))
             (Path(folder) / "rows.jsonl").write_text(rows, encoding="utf-8")
@@ -111,7 +141,7 @@ def written() -> Any:
             command = [sys.executable, "-m", "interlace", "t2i", *files, "--batch-size", str(AT_ONCE), *sizes]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             summary = json.loads((Path(folder) / "out" / "summary.json").read_text(encoding="utf-8"))
-            return count / float(summary["images_per_s"])
+            return Turn(count / float(summary["images_per_s"]), busy(summary["engine"]))
 
     return turn
 
@@ -135,25 +165,37 @@ def main() -> None:
         **describe_machine(),
         "images_per_s": {},
         "of_engine_map": {},
+        "ms_a_picture": {},
     }
     with sides.opened({"Engine.map": Map, "Omni": Whole, "serve": Served}) as ways:
-        told: dict[str, list[float]] = sides.in_turn(ways, args.repeats, AT_ONCE)
+        told: dict[str, list[Turn]] = sides.in_turn(ways, args.repeats, AT_ONCE)
         add(result, told, AT_ONCE)
     with sides.opened({"Engine.map": Map, "t2i": written}) as ways:
         add(result, sides.in_turn(ways, args.repeats, args.t2i_rows), args.t2i_rows)
     line = json.dumps(result)
     print(line)
     sys.stderr.write(json.dumps(result["of_engine_map"]) + "\n")
+    for way, parts in result["ms_a_picture"].items():
+        sys.stderr.write(f"{way}: {json.dumps(parts)}\n")
     if args.output:
         args.output.write_text(line + "\n", encoding="utf-8")
 
 
-def add(result: dict[str, Any], told: dict[str, list[float]], count: int) -> None:
-    for way, seconds in told.items():
-        name = f"{way}, {count} requests"
+def add(result: dict[str, Any], told: dict[str, list[Turn]], count: int) -> None:
+    for way, turns in told.items():
+        name, seconds = f"{way}, {count} requests", [turn.seconds for turn in turns]
         result["images_per_s"][name] = round(count / statistics.median(seconds), 3)
+        result["ms_a_picture"][name] = where_it_went(turns, count)
         if way != "Engine.map":
-            result["of_engine_map"][name] = sides.paired_ratio(told["Engine.map"], seconds)
+            result["of_engine_map"][name] = sides.paired_ratio([t.seconds for t in told["Engine.map"]], seconds)
+
+
+def where_it_went(turns: list[Turn], count: int) -> dict[str, float]:
+    """Milliseconds a picture by part, medians of the turns, and the rows of a denoiser's forward."""
+    parts = {part: [1000 * turn.busy[part] / count for turn in turns] for part in ENGINE_PARTS}
+    parts["rest"] = [1000 * (t.seconds - sum(t.busy[part] for part in ENGINE_PARTS)) / count for t in turns]
+    parts["rows a forward"] = [turn.busy["rows"] / max(turn.busy["forwards"], 1) for turn in turns]
+    return {part: round(statistics.median(values), 2) for part, values in parts.items()}
 
 
 if __name__ == "__main__":

@@ -123,8 +123,9 @@ class OmniGenerator:
 
     def facts(self) -> Mapping[str, object]:
         counts = self._omni.engine.statistics()
-        names = ("forwards", "rows", "mean_rows", "unfused")
-        shown = {name: dict(getattr(counts, name)) for name in names} if counts != EngineStatistics() else {}
+        names = ("forwards", "rows", "mean_rows", "unfused", "seconds")
+        every = counts.as_dict()
+        shown = {name: every[name] for name in names} if counts != EngineStatistics() else {}
         stages = {"stages": [_told(one) for one in self._omni.pipeline.counts()]} if self._stages else {}
         return {**self._constant, "device": self._device, "engine": shown, **stages}
 

@@ -1,6 +1,7 @@
 """What engines, stages and the queue count, read anew for every scrape by Prometheus."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -59,6 +60,7 @@ def _forwards(lanes: list[Lane]) -> Iterator[Metric]:
     retries = CounterMetricFamily(f"{PREFIX}:oom_retries", "Forwards halved for want of memory", labels=["model"])
     skipped = CounterMetricFamily(f"{PREFIX}:cache_hits", "Denoising calls answered by a cache", labels=["model"])
     held = CounterMetricFamily(f"{PREFIX}:guidance_held", "Denoising calls at held guidance", labels=["model"])
+    spent = CounterMetricFamily(f"{PREFIX}:engine_seconds", "What an engine was busy with", labels=["model", "part"])
     for lane in lanes:
         counts = lane.omni.engine.statistics()
         for module, by_rows in counts.widths.items():
@@ -71,7 +73,9 @@ def _forwards(lanes: list[Lane]) -> Iterator[Metric]:
         retries.add_metric([lane.name], counts.out_of_memory)
         skipped.add_metric([lane.name], counts.skipped)
         held.add_metric([lane.name], counts.guidance_held)
-    yield from (widths, padding, texts, fused, unfused, retries, skipped, held)
+        for part, seconds in asdict(counts.seconds).items():
+            spent.add_metric([lane.name, part], seconds)
+    yield from (widths, padding, texts, fused, unfused, retries, skipped, held, spent)
 
 
 def _stages(lanes: list[Lane]) -> Iterator[Metric]:

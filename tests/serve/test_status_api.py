@@ -58,6 +58,10 @@ def test_metrics_count_what_happened(server: Live) -> None:
     assert sum(counts) >= 1
     rows = {s.labels["module"] for s in families["interlace:forward_rows"].samples}
     assert {"transformer", "vae.decode"} <= rows
+    samples = families["interlace:engine_seconds"].samples
+    spent = {sample.labels["part"]: sample.value for sample in samples if sample.name.endswith("_total")}
+    assert set(spent) == {"forward", "strand", "engine"}
+    assert spent["forward"] > spent["strand"] > 0
 
 
 def test_the_dashboard_asks_for_metrics_that_exist(server: Live) -> None:
