@@ -2,12 +2,10 @@
 
 import argparse
 import random
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
@@ -16,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from training.batches import OTHER_SHARE, Batch, Shards
 from training.captions import in_order
-from training.common import Average, Bar, Budget, falling, learning_rate, load_checkpoint, save_checkpoint
+from training.common import Average, falling
 from training.probes import Known, Probes, cells_of, changed, facts_of
+from training.run import Run
 from training.start import PROBE_RATE, begin_from, choose_what_learns
 from training.vae import LATENT_CHANNELS
 from training.words import MAX_TOKENS, clip_encoder, t5_encoder, tokenizer
@@ -163,7 +162,6 @@ def train(
     `resume_at` (with minutes) says how far the schedule is taken to be, in place of what the checkpoint says: to train
     on after its end. `init_from` is a finished model to train on, with the mixture of the schedule's end.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     words = tokenizer()
     model = Model(len(words)).to(device)
@@ -175,41 +173,24 @@ def train(
     if init_from:
         shards.mean, shards.std = begin_from(model, init_from)
     optimizer = _optimizer(model, peak, PROBE_RATE if init_from else 1.0)
-    average, step, done = Average(model, 0.999), 0, 0.0
-    if state := load_checkpoint(folder / "checkpoint.pt"):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, step = state["average"], state["step"]
-        done = state["progress"] if resume_at is None else resume_at
-        shards.mean, shards.std = state["mean"], state["std"]
-    budget, start, total, samples = Budget(num_steps, minutes, done=done), time.monotonic(), 0.0, 0
-    bar = Bar(folder / "log.jsonl")
-    while (progress := budget.progress(step)) < 1:
-        bar.update(progress)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, peak) * group["times"]
+    run = Run(folder, model, optimizer, num_steps=num_steps, minutes=minutes, average=Average(model, 0.999),
+              resume_at=resume_at)  # fmt: skip
+    shards.mean, shards.std = run.kept.get("mean", shards.mean), run.kept.get("std", shards.std)
+    run.kept = {"mean": shards.mean, "std": shards.std}
+    samples = 0
+    for progress in run.steps(peak):
         if init_from:
-            choose_what_learns(model, step)
+            choose_what_learns(model, run.step)
         phase = 1.0 if init_from else progress
-        rng = random.Random(seed * 10**9 + step)
+        rng = random.Random(seed * 10**9 + run.step)
         chosen = shards.batch(rng, batch, phase)
         stance = "default" if shards.is_common(chosen.latents) else "force_eager"  # compiling must be worth while
         with torch.autocast(device, dtype, enabled=dtype != torch.float32), torch.compiler.set_stance(stance):
             loss = loss_of(model, words, chosen, rng, progress=phase, device=device, high_share=high_share)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step, total, samples = step + 1, total + loss.item(), samples + len(chosen.texts)
-        average.update(model, step)
-        if step % 100 == 0:
-            seconds = time.monotonic() - start
-            bar.report(step=step, progress=progress, loss=total / 100, samples=samples, seconds=seconds)
-            total = 0.0
+        samples += len(chosen.texts)
+        run.learn(loss, lambda samples=samples: {"samples": samples})
+        if run.step % 100 == 0:
             shards.refresh()
-        if step % 150 == 0:
-            _save(folder, model, optimizer, average, step, progress, shards)
-    _save(folder, model, optimizer, average, step, 1.0, shards)
 
 
 def _compile_blocks(transformer: FluxTransformer2DModel) -> None:
@@ -225,15 +206,6 @@ def _optimizer(model: Model, peak: float, probes: float) -> torch.optim.Optimize
     others = [p for name, part in model.named_children() if name != "probes" for p in part.parameters()]
     groups = [{"params": others, "times": 1.0}, {"params": read, "times": probes}]
     return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-
-
-def _save(
-    folder: Path, model: Model, optimizer: Any, average: Average, step: int, progress: float, shards: Shards
-) -> None:
-    save_checkpoint(
-        folder / "checkpoint.pt", model=model.state_dict(), optimizer=optimizer.state_dict(), average=average.values,
-        step=step, progress=progress, mean=shards.mean, std=shards.std,
-    )  # fmt: skip
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from interlace.demo import MODELS
 from interlace.demo.shapes import COLOURS, SHAPES
 from training.captions import caption, place_words, with_article
-from training.common import Bar, Budget, learning_rate, load_checkpoint, save_checkpoint
+from training.common import load_checkpoint
+from training.run import Run
 from training.scenes import Scene, random_scene
 from training.words import tokenizer, vocabulary
 
@@ -112,22 +113,13 @@ def said_again(logits: torch.Tensor, tokens: torch.Tensor, labels: torch.Tensor,
 
 def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, peak: float, seed: int) -> None:
     """Train or resume in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     words = tokenizer(MAX_LENGTH)
     model, colours = build(len(words)), torch.tensor(words.convert_tokens_to_ids(list(COLOURS)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
-    step, done, total = 0, 0.0, 0.0
-    if state := load_checkpoint(folder / "checkpoint.pt"):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, done = state["step"], state["progress"]
-    budget, bar = Budget(num_steps, minutes, done=done), Bar(folder / "log.jsonl")
-    while (progress := budget.progress(step)) < 1:
-        bar.update(progress)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, peak)
-        rng = random.Random(seed * 10**9 + step)
+    run = Run(folder, model, optimizer, num_steps=num_steps, minutes=minutes, every=50)
+    for _ in run.steps(peak):
+        rng = random.Random(seed * 10**9 + run.step)
         rows = [[words(part).input_ids for part in random_pair(rng, telling=rng.random())] for _ in range(batch)]
         longest = max(len(a) + len(b) for a, b in rows)
         tokens, labels = torch.zeros(batch, longest, dtype=torch.long), torch.full((batch, longest), -100)
@@ -135,19 +127,7 @@ def train(folder: Path, *, minutes: float | None, num_steps: int, batch: int, pe
             tokens[i, : len(a) + len(b)] = torch.tensor(a + b)
             labels[i, len(a) : len(a) + len(b)] = torch.tensor(b)
         output = model(input_ids=tokens, labels=labels)
-        loss = output.loss + said_again(output.logits, tokens, labels, colours)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step, total = step + 1, total + loss.item()
-        if step % 50 == 0:
-            bar.report(step=step, progress=progress, loss=total / 50)
-            total = 0.0
-            save_checkpoint(folder / "checkpoint.pt", model=model.state_dict(), optimizer=optimizer.state_dict(),
-                            step=step, progress=progress)  # fmt: skip
-    save_checkpoint(folder / "checkpoint.pt", model=model.state_dict(), optimizer=optimizer.state_dict(), step=step,
-                    progress=1.0)  # fmt: skip
+        run.learn(output.loss + said_again(output.logits, tokens, labels, colours))
 
 
 def export(folder: Path, target: Path) -> None:

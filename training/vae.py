@@ -2,7 +2,6 @@
 
 import argparse
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from training.common import Average, Bar, Budget, learning_rate, load_checkpoint, save_checkpoint
+from training.common import Average
+from training.run import Run
 from training.scenes import HARDEST, hardness, random_scene, render
 
 CROP = 64
@@ -155,49 +155,29 @@ def train(
     From `freeze_at` on the encoder stays as it is (written to `encoder`): the denoiser can be trained meanwhile. Of a
     finished autoencoder, `init_from`, only the decoder learns.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     vae = (AutoencoderKL.from_pretrained(init_from) if init_from else build()).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
-    average, step, done = Average(vae, 0.998), 0, 0.0
-    if state := load_checkpoint(folder / "checkpoint.pt"):
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, step, done = state["average"], state["step"], state["progress"]
-    budget, start, total = Budget(num_steps, minutes, done=done), time.monotonic(), 0.0
-    bar = Bar(folder / "log.jsonl")
-    while (progress := budget.progress(step)) < 1:
-        bar.update(progress)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, peak)
+    average = Average(vae, 0.998)
+    run = Run(folder, vae, optimizer, num_steps=num_steps, minutes=minutes, average=average)
+    for progress in run.steps(peak):
         if (init_from or progress >= freeze_at) and not (folder / "encoder").exists():
             if not init_from:
                 average.copy_to(vae)
                 balance(vae)
-            average = Average(vae, 0.998)
+            run.average = average = Average(vae, 0.998)
             vae.save_pretrained(folder / "encoder")
         frozen = (folder / "encoder").exists()
-        pictures = crops(random.Random(seed * 10**9 + step), batch)
+        pictures = crops(random.Random(seed * 10**9 + run.step), batch)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             with torch.set_grad_enabled(not frozen):
                 means = vae.encode(pictures).latent_dist.mode().float()
             decoded = vae.decode(means + noise * torch.randn_like(means)).sample.float()
         loss = reconstruction_loss(decoded, pictures) + 1e-3 * means.square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        step, total = step + 1, total + loss.item()
-        average.update(vae, step)
-        if step % 100 == 0:
-            seconds = time.monotonic() - start
-            bar.report(step=step, progress=progress, loss=total / 100, psnr=psnr(vae, 8), seconds=seconds)
-            total = 0.0
-            save_checkpoint(folder / "checkpoint.pt", model=vae.state_dict(), optimizer=optimizer.state_dict(),
-                            average=average.values, step=step, progress=progress)  # fmt: skip
+        run.learn(loss, lambda: {"psnr": psnr(vae, 8)})
     average.copy_to(vae)
     vae.eval().to(memory_format=torch.contiguous_format).save_pretrained(folder / "model")
-    bar.report(step=step, psnr=psnr(vae))
+    run.bar.report(step=run.step, psnr=psnr(vae))
 
 
 def main() -> None:
