@@ -56,15 +56,15 @@ class Forwards:
         for _ in range(2):
             self(Task((3,) * 16, 64))
 
-    def __call__(self, task: Task) -> tuple[float, float]:
-        """Seconds of the whole, and of one forward (the median)."""
+    def __call__(self, task: Task) -> tuple[float, float, float]:
+        """Seconds of the whole, of one forward (the median), and of all forwards together."""
         self.seconds.clear()
         start = perf_counter()
         if self._omni is not None:
             self._shared(task)
         else:
             self._stock(task)
-        return perf_counter() - start, statistics.median(self.seconds)
+        return perf_counter() - start, statistics.median(self.seconds), sum(self.seconds)
 
     def close(self) -> None:
         if self._omni is not None:
@@ -137,14 +137,16 @@ def main() -> None:
         args.output.write_text(line + "\n", encoding="utf-8")
 
 
-def figures(told: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
-    """Times as long as stock: the whole, and one forward."""
-    whole, one = ({way: [turn[i] for turn in turns] for way, turns in told.items()} for i in (0, 1))
+def figures(told: dict[str, list[tuple[float, float, float]]]) -> dict[str, float]:
+    """Times as long as stock: the whole, and one forward; and the share of the whole that the forwards are."""
+    whole, one, every = ({way: [turn[i] for turn in turns] for way, turns in told.items()} for i in range(3))
     return {
         "seconds_stock": round(statistics.median(whole["stock"]), 3),
         "seconds_omni": round(statistics.median(whole["omni"]), 3),
         "omni_takes": sides.paired_ratio(whole["omni"], whole["stock"]),
         "a_forward_takes": sides.paired_ratio(one["omni"], one["stock"]),
+        "share_of_forwards_stock": sides.paired_ratio(every["stock"], whole["stock"]),
+        "share_of_forwards_omni": sides.paired_ratio(every["omni"], whole["omni"]),
     }
 
 
