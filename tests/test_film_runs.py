@@ -255,13 +255,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("command", "writes", "model", "makes", "other"),
     [
-        ("t2v", "film", "sd3.5", "pictures (StableDiffusion3Pipeline)", "t2i"),
-        ("t2v", "film", "stable-audio", "sound (StableAudioPipeline)", "t2a"),
-        ("t2a", "sound", "sd3.5", "pictures (StableDiffusion3Pipeline)", "t2i"),
-        ("t2a", "sound", "wan", "film (WanPipeline)", "t2v"),
-        ("t2i", "pictures", "wan", "film (WanPipeline)", "t2v"),
-        ("t2i", "pictures", "stable-audio", "sound (StableAudioPipeline)", "t2a"),
-        ("t2i", "pictures", "sana-video", "film (SanaVideoPipeline)", "t2v"),
+        ("t2v", "films", "sd3.5", "images (StableDiffusion3Pipeline)", "t2i"),
+        ("t2v", "films", "stable-audio", "sounds (StableAudioPipeline)", "t2a"),
+        ("t2a", "sounds", "sd3.5", "images (StableDiffusion3Pipeline)", "t2i"),
+        ("t2a", "sounds", "wan", "films (WanPipeline)", "t2v"),
+        ("t2i", "images", "wan", "films (WanPipeline)", "t2v"),
+        ("t2i", "images", "stable-audio", "sounds (StableAudioPipeline)", "t2a"),
+        ("t2i", "images", "sana-video", "films (SanaVideoPipeline)", "t2v"),
     ],
 )
 def test_a_model_that_makes_something_else_is_refused_before_it_is_loaded(
@@ -294,4 +294,4 @@ def test_stages_are_known_by_the_last_that_draws(
 ) -> None:
     words = ["t2i", "a fox", "--ar-stage", "demo-expand", "--dit-stage", str(saved["wan"])]
     assert run([*words, "-o", str(tmp_path / "out"), "--dry-run"]) == 2
-    assert "makes film (WanPipeline); this command writes pictures: use interlace t2v" in capsys.readouterr().err
+    assert "makes films (WanPipeline); this command writes images: use interlace t2v" in capsys.readouterr().err

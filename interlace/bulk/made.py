@@ -18,7 +18,7 @@ _COMMANDS: dict[str, str] = {"pictures": "interlace t2i", "film": "interlace t2v
 def check_kind(model: str, kind: ModelKind, wanted: Wanted) -> None:
     """Raises `InvalidRequestError` where a model makes something else than a command writes."""
     if kind.makes != wanted:
-        text = f"{model} makes {kind.makes} ({kind.pipeline_class}); this command writes {wanted}"
+        text = f"{model} makes {NOUNS[kind.makes]} ({kind.pipeline_class}); this command writes {NOUNS[wanted]}"
         raise InvalidRequestError(f"{text}: use {_COMMANDS[kind.makes]}", "model_name")
 
 

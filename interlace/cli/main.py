@@ -16,6 +16,7 @@ from interlace.cli.bench import bench
 from interlace.cli.config import config
 from interlace.cli.edit import edit
 from interlace.cli.flags.file import FlagFile, flags_of_commands
+from interlace.cli.flags.several import models_as_words
 from interlace.cli.help.completion import completion
 from interlace.cli.help.environment import misspelt
 from interlace.cli.help.examples import EXAMPLES
@@ -76,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         for formatter in _FORMATTERS.values():
             formatter.shows_all = shows_all
         app.config = [Env("INTERLACE_", command=False, show=False), other_environment, *([file] if file else [])]
-        return app(translate(app, tokens)) or OK
+        return app(models_as_words(translate(app, tokens))) or OK
     except CycloptsError as error:
         return _complain(explain(error), UNUSABLE)
     except (InvalidRequestError, ModelLoadError) as error:

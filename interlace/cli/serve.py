@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from interlace.async_omni import AsyncOmni
     from interlace.engine.group.config import GroupConfig
+    from interlace.models.films.lengths import Makes
 
 logger = logging.getLogger("interlace.serve")
 
@@ -97,7 +98,8 @@ def serve(*models: Annotated[str, Parameter(group=ModelGroup)], flags: ServeFlag
     Parameters
     ----------
     models
-        As --model-name; of several, a request's `model` chooses.
+        As --model-name, which may also be given several times; of several, a request's `model` chooses, and without one
+        the first that makes what is asked for: pictures, films or sound.
     """
     each = flags.several.each(models, flags)
     flags = each[0]
@@ -193,7 +195,7 @@ def _serve_several(each: "Sequence[ServeFlags]", settings: ServeSettings, listen
         raise InvalidRequestError(f"models are {', '.join(names)}; expected each once", "models")
     first = each[0]
     budget = first.engine.memory_budget
-    offers = [Offer(one.name, partial(_here, one), weights_on_disk(one.name)) for one in each]
+    offers = [Offer(one.name, partial(_here, one), weights_on_disk(one.name), _makes(one)) for one in each]
     models = ModelRepository(
         offers,
         settings,
@@ -204,6 +206,15 @@ def _serve_several(each: "Sequence[ServeFlags]", settings: ServeSettings, listen
         run(create_app_over(models, settings), settings, listening)
     finally:
         models.close()
+
+
+def _makes(flags: ServeFlags) -> "Makes":
+    """What a model makes, as far as its small files say; else pictures, until it is loaded."""
+    from interlace.models.films.kind import kind_of
+
+    only_local = flags.model.local_files_only
+    kind = kind_of(flags.name, revision=flags.model.revision, local_files_only=only_local)
+    return "pictures" if kind is None else kind.makes
 
 
 def _serve_stages(

@@ -7,6 +7,7 @@ from time import time
 
 from starlette.requests import Request
 
+from interlace.models.films.lengths import Makes
 from interlace.serve.http.auth import Keys
 from interlace.serve.jobs.models import Lanes
 from interlace.serve.jobs.registry import Registry
@@ -56,13 +57,14 @@ def lanes_of(request: Request) -> Lanes:
     return models_of(request).current
 
 
-async def lanes_for(request: Request, model: str | None) -> Lanes:
-    """What serves `model`, loaded if need be and kept open until the answer is out.
+async def lanes_for(request: Request, model: str | None, makes: Makes = "pictures") -> Lanes:
+    """What serves `model`, loaded if need be and kept open until the answer is out; without a name the first model that
+    `makes` what is asked for.
 
     Its engines expect a request from now on (`state.coming`): those that come at the same time start together.
     Raises `ApiError`: 404 for a name that is not served, 503 for a model that can't be loaded.
     """
-    lanes, give_back = await models_of(request).take(model, request.state.request_id, request.state.client)
+    lanes, give_back = await models_of(request).take(model, request.state.request_id, request.state.client, makes)
     holds: list[Callable[[], None]] = request.state.holds
     holds.append(give_back)
     coming = request.state.coming = ExitStack()

@@ -16,8 +16,10 @@ import openai
 import pytest
 
 from interlace import AsyncOmni, Omni
-from interlace.cli.flags.several import SeveralFlags
-from interlace.cli.serve import ServeFlags
+from interlace.cli.flags.several import SeveralFlags, models_as_words
+from interlace.cli.help.names import translate
+from interlace.cli.main import app
+from interlace.cli.serve import ServeFlags, _makes
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
 from interlace.serve.app import create_app_over
@@ -177,3 +179,91 @@ def test_each_model_has_flags_of_its_own(tmp_path: Path) -> None:
     path.write_text("- a\n")
     with pytest.raises(InvalidRequestError, match="expected `models:`"):
         SeveralFlags(models_config=path).each((), ServeFlags())
+
+
+@pytest.mark.parametrize(
+    ("line", "becomes"),
+    [
+        ("serve --model-name a --model-name=b --port 1", "serve a b --port 1"),
+        ("serve a --port 1 --model-name b", "serve a b --port 1"),
+        ("serve a b --model-name c", "serve a b c"),
+        ("serve --model-name a --ar-input-modalities text image", "serve a --ar-input-modalities text image"),
+        ("serve --port 1 --model-name", "serve --port 1 --model-name"),
+        ("serve --model-name --port 1", "serve --model-name --port 1"),
+        ("serve -- --model-name a", "serve -- --model-name a"),
+        ("t2i x --model-name a", "t2i x --model-name a"),
+    ],
+)
+def test_models_of_flags_are_words(line: str, becomes: str) -> None:
+    assert models_as_words(line.split()) == becomes.split()
+
+
+def test_one_model_given_as_a_flag_is_the_model_of_the_word() -> None:
+    parsed = [
+        app["serve"].parse_args(models_as_words(translate(app, line.split()))[1:])[1].arguments
+        for line in ("serve --model demo --port 1", "serve demo --port 1")
+    ]
+    assert parsed[0] == parsed[1]
+    assert parsed[0]["models"] == ("demo",)
+
+
+class Mixed(Counted):
+    """Models that make pictures, films and sound, as `interlace serve` offers them."""
+
+    def offers(self) -> list[Offer]:
+        flags = SeveralFlags().each([str(folder) for folder in self.folders.values()], ServeFlags())
+        opens = {str(folder): name for name, folder in self.folders.items()}
+        return [Offer(one.name, lambda n=opens[one.name]: self._open(n), makes=_makes(one)) for one in flags]
+
+
+MIXED = {"films": "wan", "drawing": "sd15-ddim", "sounds": "stable-audio", "more-films": "ltx"}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("mixed")
+    for name, family in MIXED.items():
+        FAMILIES[family].build().save_pretrained(root / name)
+    return {name: root / name for name in MIXED}
+
+
+@pytest.mark.parametrize("max_loaded", [1, None])
+def test_without_a_name_the_first_model_that_makes_what_is_asked_for_does(
+    mixed: dict[str, Path], max_loaded: int | None
+) -> None:
+    """Also while that model isn't loaded: its small files say what it makes."""
+    film = {"prompt": "a cat", "size": "32x32", "num_frames": 5, **STEPS}
+    with several(Mixed(mixed), max_loaded=max_loaded) as live, live.http() as http:
+        drawn = http.post("/v1/images/generations", json={"prompt": "a star", **ASK, **STEPS})
+        assert (drawn.status_code, drawn.json()["model"]) == (200, str(mixed["drawing"]))
+        heard = http.post("/v1/audio/generate", json={"prompt": "rain", "seconds": 0.5, **STEPS})
+        assert (heard.status_code, heard.content[:4]) == (200, b"RIFF")
+        made = http.post("/v1/videos", json=film).json()
+        assert made["model"] == str(mixed["films"])
+        named = http.post("/v1/videos", json={**film, "model": str(mixed["more-films"])}).json()
+        assert named["model"] == str(mixed["more-films"])
+        refused = http.post("/v1/videos", json={**film, "model": str(mixed["drawing"])}).json()["error"]
+        assert refused["message"] == f"{mixed['drawing']} makes pictures; use /v1/images/generations"
+        refused = http.post("/v1/videos", json={**film, "size": "40x32"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "size")
+        for job in (made, named):
+            until(lambda job=job: http.get(f"/v1/videos/{job['id']}").json()["status"] == "completed")
+
+
+def test_where_no_model_makes_it_the_first_says_what_it_makes(folders: dict[str, Path]) -> None:
+    with several(Mixed(folders), max_loaded=1) as live, live.http() as http:
+        refused = http.post("/v1/videos", json={"prompt": "a cat"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "no_video_model")
+        assert refused.json()["error"]["message"] == f"{folders['first']} makes pictures; use /v1/images/generations"
+
+
+def test_a_name_that_stands_for_any_model_is_of_the_first_that_makes_it() -> None:
+    offers = [Offer("pictures", _not_opened), Offer("films", _not_opened, makes="film")]
+    models = ModelRepository(offers, ServeSettings(model_alias=("sora-2",)))
+    chosen = [models._slot_of(name, "film").offer.name for name in ("sora-2", None, "pictures")]
+    assert chosen == ["films", "films", "pictures"], "a model that is named is taken, and says itself what it makes"
+    assert models._slot_of("sora-2", "sound").offer.name == "pictures"
+
+
+def _not_opened() -> Any:
+    raise AssertionError("nothing is loaded to choose")

@@ -14,6 +14,7 @@ from interlace.cli.flags.model import ModelFlags
 from interlace.cli.flags.shared import EngineFlags, ExtraFlags, ModelGroup, SpeedFlags
 from interlace.errors import InvalidRequestError
 
+_NAME = "--model-name"
 _PARTS = {"model": ModelFlags, "engine": EngineFlags, "extras": ExtraFlags, "speed": SpeedFlags}
 F = TypeVar("F")  # the flags of `serve`, which hold those of `_PARTS`
 _SHORT = {"model": "model_name", "dtype": "torch_dtype"}
@@ -44,6 +45,30 @@ class SeveralFlags:
                 f"models are named ({', '.join(names)}) and --models-config is given; expected one", "models_config"
             )
         return [_of(flags, item) for item in _read(self.models_config)]
+
+
+def models_as_words(tokens: Sequence[str]) -> list[str]:
+    """A command line of `serve` with the models that its flags name as words, in order, after the words that it begins
+    with. Flags have their own names already; any other command line stays as it is."""
+    if tokens[:1] != ["serve"]:
+        return list(tokens)
+    models: list[str] = []
+    left: list[str] = []
+    rest = iter(tokens[1:])
+    for token in rest:
+        name, equals, value = token.partition("=")
+        if token == "--":
+            left += [token, *rest]
+        elif name != _NAME:
+            left.append(token)
+        elif equals:
+            models.append(value)
+        elif (value := next(rest, "-")).startswith("-"):  # it has none, which is told where flags are read
+            left += [token] if value == "-" else [token, value]
+        else:
+            models.append(value)
+    first_flag = next((index for index, token in enumerate(left) if token.startswith("-")), len(left))
+    return ["serve", *left[:first_flag], *models, *left[first_flag:]]
 
 
 def _of(flags: F, own: Mapping[str, Any]) -> F:

@@ -18,6 +18,7 @@ from interlace.engine.accelerator import empty_cache
 from interlace.engine.engine import Engine
 from interlace.engine.memory.footprint import weight_bytes
 from interlace.engine.memory.sharing import SharedBudget
+from interlace.models.films.lengths import Makes
 from interlace.serve.http.errors import ApiError
 from interlace.serve.jobs.models import Lane, Lanes, make_lanes
 from interlace.serve.settings import ServeSettings
@@ -38,6 +39,7 @@ class Offer:
     name: str
     open: Callable[[], Opened]
     num_bytes: int = 0  # of its weights, as far as they are known before it is loaded
+    makes: Makes = "pictures"  # likewise what comes out of it
 
 
 @dataclass(eq=False)
@@ -46,6 +48,7 @@ class _Standing:
 
     offer: Offer
     num_bytes: int
+    makes: Makes
     lanes: Lanes | None = None
     state: OfferState = "unloaded"
     closing: bool = False
@@ -86,7 +89,7 @@ class ModelRepository:
         self.settings = settings
         self.is_busy: Callable[[Lane], bool] = lambda lane: False
         self.waits: list[Wait] = []
-        self._slots = [_Standing(offer, offer.num_bytes) for offer in offers]
+        self._slots = [_Standing(offer, offer.num_bytes, offer.makes) for offer in offers]
         self._max_loaded, self._budget = max_loaded or len(offers), budget
         self._turn = asyncio.Lock()  # models are loaded one after the other
         self._news = asyncio.Condition()
@@ -153,12 +156,14 @@ class ModelRepository:
             if slot.lanes is None and self._fits(slot, self._slots):
                 await self._open(slot)
 
-    async def take(self, model: str | None, request_id: str = "", client: str = "") -> tuple[Lanes, Callable[[], None]]:
-        """The lanes that serve `model`, opened if need be, and what gives them back.
+    async def take(
+        self, model: str | None, request_id: str = "", client: str = "", makes: Makes = "pictures"
+    ) -> tuple[Lanes, Callable[[], None]]:
+        """The lanes that serve `model` (of none, the first that `makes` that), opened if need be, and their release.
 
         Raises `ApiError`: 404 for a name that nobody has, 503 for a model that can't be loaded.
         """
-        slot = self._slot_of(model)
+        slot = self._slot_of(model, makes)
         slot.used = monotonic()
         if slot.lanes is None or slot.closing:
             wait = Wait(request_id, client, slot.offer.name)
@@ -205,6 +210,7 @@ class ModelRepository:
     def _opened(self, slot: _Standing, lanes: Lanes) -> None:
         slot.lanes = self._last = lanes
         slot.state, slot.used = "loaded", monotonic()
+        slot.makes = lanes.draw.makes
         slot.num_loads += 1
         slot.names = list(dict.fromkeys([slot.offer.name, *(lane.name for lane in lanes.all), *lanes.loras]))
         slot.num_bytes = sum(weight_bytes(lane.modules) for lane in lanes.all[:1])
@@ -273,12 +279,13 @@ class ModelRepository:
         gc.collect()
         empty_cache()
 
-    def _slot_of(self, model: str | None) -> _Standing:
+    def _slot_of(self, model: str | None, makes: Makes) -> _Standing:
         found = next((slot for slot in self._slots if model and slot.answers_to(model)), None)
         if found is not None:
             return found
         if not model or model in self.settings.model_alias or self.settings.accept_any_model or not self.has_several:
-            return self._slots[0]  # of one model alone, its own lanes say what is wrong with the name
+            # Of one model alone, its own lanes say what is wrong with the name.
+            return next((slot for slot in self._slots if slot.makes == makes), self._slots[0])
         text = f"model {model[:80]!r} is not served here; expected {' or '.join(self.names)}, or none"
         raise ApiError(404, text, code="model_not_found", param="model")
 

@@ -22,7 +22,7 @@ _FILES: dict[int | str, dict[str, Any]] = {200: {"content": {"audio/*": {}}}}
 async def generate(request: Request) -> Response:
     """Make a sound. With `async`: 202 and a job, whose file is at /v1/requests/{id}/content."""
     fields = (await read_body(request)).as_fields(SoundFields)
-    order = await asyncio.to_thread(sound_order, fields, await lanes_for(request, fields.model))
+    order = await asyncio.to_thread(sound_order, fields, await lanes_for(request, fields.model, "sound"))
     if fields.run_async:
         return JSONResponse(start(request, registry_of(request), order, "audio", background=True).describe(), 202)
     return await _answer(request, order)
@@ -33,7 +33,8 @@ async def speech(request: Request) -> Response:
     """OpenAI's way to ask for sound: what the input describes, in MP3 unless said otherwise."""
     fields = (await read_body(request, forms=False)).as_fields(DescribedSoundFields)
     fields.response_format = fields.response_format or "mp3"
-    return await _answer(request, await asyncio.to_thread(sound_order, fields, await lanes_for(request, fields.model)))
+    order = await asyncio.to_thread(sound_order, fields, await lanes_for(request, fields.model, "sound"))
+    return await _answer(request, order)
 
 
 async def _answer(request: Request, order: Order) -> Response:

@@ -49,7 +49,7 @@ async def create_and_wait(request: Request) -> Response:
 async def _order(request: Request) -> Order:
     body = await read_body(request)
     fields = body.as_fields(VideoFields)
-    return await asyncio.to_thread(film_order, fields, body.files, await lanes_for(request, fields.model))
+    return await asyncio.to_thread(film_order, fields, body.files, await lanes_for(request, fields.model, "film"))
 
 
 def _find(request: Request, id: str) -> RequestJob:
