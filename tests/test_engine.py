@@ -74,6 +74,20 @@ def test_batched_equals_alone_with_different_steps_sizes_and_guidance(pipeline: 
     assert engine.stats()["unfused"] == {}
 
 
+def test_what_its_time_went_into_never_shrinks_while_it_draws(engine: Engine) -> None:
+    told = [engine.statistics().seconds]
+
+    def on_step(*_step: Any) -> None:
+        told.append(engine.statistics().seconds)
+
+    engine.submit(request(1), on_step=on_step).result()
+    told.append(engine.statistics().seconds)
+    for part in ("forward", "strand", "engine"):
+        spent = [getattr(seconds, part) for seconds in told]
+        assert 0 <= spent[0] < spent[-1]
+        assert spent == sorted(spent)
+
+
 def test_a_request_alone_is_equal_to_the_last_bit(pipeline: FluxPipeline, engine: Engine) -> None:
     assert difference(engine.map([request(3)])[0], alone(pipeline, seed=3)) == 0
 

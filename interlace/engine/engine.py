@@ -25,7 +25,7 @@ from interlace.engine.pipeline.variants.outfit import Outfit
 from interlace.engine.pipeline.view import modules_of
 from interlace.engine.policy.memory import MemoryModel
 from interlace.engine.runner import Runner
-from interlace.engine.statistics import EngineSeconds, EngineStatistics, LiveRequest, RequestCounts
+from interlace.engine.statistics import EngineStatistics, LiveRequest, RequestCounts
 from interlace.engine.ticket import EngineListener, StepListener, Ticket
 from interlace.engine.tickets.book import Book
 from interlace.engine.tickets.submission import make_ticket, of_steps
@@ -220,7 +220,6 @@ class Engine:
         """
         core = self._core
         counts, ends = core.executor.counts.statistics(), core.endings
-        strand_s, loop_s, forward_s = core.runs.seconds, core.loop_seconds, counts.seconds.forward
         return replace(
             counts,
             exclusive=core.tenancy.exclusive,
@@ -233,7 +232,7 @@ class Engine:
             lists=core.lists.stats(),
             cost=core.cost.describe(),
             memory=core.memory.describe(),
-            seconds=EngineSeconds(forward=forward_s, strand=strand_s, engine=loop_s - forward_s - strand_s),
+            seconds=replace(counts.seconds, strand=core.runs.seconds, engine=core.own_seconds),
         )
 
     def stats(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class EngineCore:
         self._aside = Aside(pipeline.device, self.memory, overlaps)
         self._running: dict[str, Ticket] = {}
         self.post: Callable[[Callable[[], object]], object] = lambda message: message()  # in the engine's thread
-        self.loop_seconds = 0.0
+        self.own_seconds = 0.0
         self.endings = Endings()
         self._num_kept = 0
         self.forwarding: tuple[str, ...] = ()  # the requests of the forward that runs, or ran last
@@ -95,7 +95,7 @@ class EngineCore:
     def step(self) -> float | None:
         """Run one forward. Returns the seconds to wait before the next: 0 for none, None when nothing is to be done."""
         with self.tenancy.commons.step():
-            start = perf_counter()
+            start = perf_counter() - self._others_seconds()
             self._drop_ended()
             wait = self._admit()
             group = self._schedule()
@@ -104,7 +104,7 @@ class EngineCore:
                     self._settle(ticket, value, error)
             if group:
                 self._run(group)
-            self.loop_seconds += perf_counter() - start
+            self.own_seconds += perf_counter() - self._others_seconds() - start
             goes_on = bool(group) or any(not ticket.parked for ticket in self._running.values())
             if not goes_on:
                 self.tenancy.commons.rest()
@@ -114,6 +114,10 @@ class EngineCore:
         if any(ticket.deadline is not None for ticket in self._running.values()):
             return LOOK_S
         return wait if self.lobby else None
+
+    def _others_seconds(self) -> float:
+        """What forwards and the requests' own code have taken so far."""
+        return self.executor.counts.seconds + self.runs.seconds
 
     def wake(self, ticket: Ticket) -> None:
         """What a parked request waits for is there."""

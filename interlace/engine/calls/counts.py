@@ -19,7 +19,7 @@ class ForwardCounts:
         self._widths: Counter[tuple[str, int]] = Counter()
         self._unfused: dict[str, str] = {}
         self._text_tokens = self._padded_tokens = 0
-        self._seconds = 0.0
+        self.seconds = 0.0
         self.verified = 0  # shared forwards that were compared with running alone
         self.halved = 0  # shared forwards that failed
         self.out_of_memory = 0
@@ -29,7 +29,7 @@ class ForwardCounts:
         self._forwards[label] += 1
         self._rows[label] += rows
         self._widths[label, rows] += 1
-        self._seconds += seconds
+        self.seconds += seconds
 
     def texts(self, calls: Sequence[ModuleCall]) -> None:
         """Of calls that share a forward: their texts, padded to the longest."""
@@ -61,7 +61,7 @@ class ForwardCounts:
             verified=self.verified,
             halved=self.halved,
             out_of_memory=self.out_of_memory,
-            seconds=EngineSeconds(forward=self._seconds),
+            seconds=EngineSeconds(forward=self.seconds),
         )
 
     def _unshared(self, label: str, reason: str, level: int) -> None:
