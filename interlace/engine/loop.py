@@ -95,7 +95,7 @@ class EngineCore:
     def step(self) -> float | None:
         """Run one forward. Returns the seconds to wait before the next: 0 for none, None when nothing is to be done."""
         with self.tenancy.commons.step():
-            start = perf_counter() - self._others_seconds()
+            start = perf_counter() - self.runs.busy_seconds
             self._drop_ended()
             wait = self._admit()
             group = self._schedule()
@@ -104,7 +104,7 @@ class EngineCore:
                     self._settle(ticket, value, error)
             if group:
                 self._run(group)
-            self.own_seconds += perf_counter() - self._others_seconds() - start
+            self.own_seconds += perf_counter() - self.runs.busy_seconds - start
             goes_on = bool(group) or any(not ticket.parked for ticket in self._running.values())
             if not goes_on:
                 self.tenancy.commons.rest()
@@ -114,10 +114,6 @@ class EngineCore:
         if any(ticket.deadline is not None for ticket in self._running.values()):
             return LOOK_S
         return wait if self.lobby else None
-
-    def _others_seconds(self) -> float:
-        """What forwards and the requests' own code have taken so far."""
-        return self.executor.counts.seconds + self.runs.seconds
 
     def wake(self, ticket: Ticket) -> None:
         """What a parked request waits for is there."""

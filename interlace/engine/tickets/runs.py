@@ -40,6 +40,11 @@ class Runs:
             pipeline=ticket.pipeline,
         )
 
+    @property
+    def busy_seconds(self) -> float:
+        """What the requests' own code and all forwards have taken so far."""
+        return self.seconds + self._executor.counts.seconds
+
     def advance(self, ticket: Ticket, outcome: Outcome | None) -> ModuleCall | Parked | Finished:
         """From what its call came to, up to the next call that no cache answers, or to its end."""
         assert ticket.strand is not None
