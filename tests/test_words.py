@@ -14,6 +14,7 @@ from cyclopts import CycloptsError
 from interlace import __version__
 from interlace.bulk.output.sink import read_manifest
 from interlace.cli.flags.file import FlagFile, flags_of_commands
+from interlace.cli.flags.several import models_as_words
 from interlace.cli.help.migrants import FOREIGN
 from interlace.cli.help.names import OTHER_NAMES, translate
 from interlace.cli.help.page import split_all
@@ -50,7 +51,7 @@ def test_every_command_has_flags_that_there_are(page: Path) -> None:
         words = words[: next((i for i, word in enumerate(words) if word in ("|", ">", ">>", "&", "&&")), len(words))]
         tokens, _ = split_all(list(FlagFile.split(_without_config(words))[0]))
         try:
-            app.parse_args(translate(app, tokens))
+            app.parse_args(models_as_words(translate(app, tokens)))
         except CycloptsError as error:
             raise AssertionError(f"{page.name}: interlace {shlex.join(words)}: {error}") from error
 

@@ -79,7 +79,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
         monkeypatch.setattr(runner, "serve", serve)
         monkeypatch.setenv("INTERLACE_WARMUP", "false")
-        words = re.sub(r"--port \d+", "", line).replace("black-forest-labs/FLUX.1-dev", "./flux").split()
+        words = re.sub(r"--port \d+", "", re.sub(r"black-forest-labs/\S+|Wan-AI/\S+", "./flux", line)).split()
         assert interlace.cli.main.run([*words[1:], "--port", "0"]) == 0, line
         return asked
 
