@@ -49,8 +49,8 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Pictures from 64 to 192 pixels a side, in steps of 16; best at 128x128.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
-Its training was short: outlines are a little rough, about one picture in twelve of one thing and one in five of two
-has a wrong shape, and so has one edit in four, which frays the outlines.
+Its training was short: outlines are a little rough; at 128x128 about one picture in fifty of one thing, one in ten of
+two and one edit in seven has a wrong shape, and more of them where a side is shorter.
 `training/README.md` has the measured figures and how to train it again.
 """
 
