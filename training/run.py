@@ -1,4 +1,4 @@
-"""The loop of every training: its schedule, a step, averaged weights, the log, and a checkpoint to go on from."""
+"""The loop of trainings that go on from a checkpoint: a schedule, steps, averaged weights, a log."""
 
 import time
 from collections.abc import Callable, Iterator
