@@ -1,8 +1,8 @@
 """What a user gets who comes through `Omni`, `serve` or `t2i`, beside `Engine.map` on the same requests.
 
 `python bench/ways_in.py`: each way in a process of its own, in turn. Two tables on stderr, one JSON object on stdout.
-The second says, but for `serve`, where a picture's time went: the engine's thread in forwards, in the pipelines' own
-code, in the engine, and the rest, in which it waited; and how many rows the denoiser's forwards had.
+The second says where a picture's time went: the engine's thread in forwards, in the pipelines' own code, in the
+engine, and the rest, in which it waited; and how many rows the denoiser's forwards had.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ENGINE_PARTS = ("forward", "strand", "engine")
 
 
 class Turn(NamedTuple):
-    """How long a turn took, in seconds, and what the engine was `busy` with meanwhile, where that is known."""
+    """How long a turn took, in seconds, and what the engine was `busy` with meanwhile."""
 
     seconds: float
     busy: dict[str, float]
@@ -109,9 +109,20 @@ class Served:
             http.post(self._url + "/images/generations", json=body).raise_for_status()
 
         with httpx.Client(timeout=600) as http, ThreadPoolExecutor(AT_ONCE) as clients:
-            start = perf_counter()
+            before, start = self._busy(http), perf_counter()
             list(clients.map(ask, range(count)))
-            return Turn(perf_counter() - start, {})
+            return Turn(perf_counter() - start, since(before, self._busy(http)))
+
+    def _busy(self, http: Any) -> dict[str, float]:
+        """`busy` from the server's own metrics, of the lane that draws: there is one for edits beside it."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        text = http.get(self._url.removesuffix("/v1") + "/metrics").text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        told = [sample for sample in samples if sample.labels.get("model") == "demo"]
+        spent = {s.labels["part"]: s.value for s in told if s.name == "interlace:engine_seconds_total"}
+        rows = {s.name.rpartition("_")[2]: s.value for s in told if s.labels.get("module") == "transformer"}
+        return {**spent, "rows": rows["sum"], "forwards": rows["count"]}
 
     def close(self) -> None:
         self._stack.close()
@@ -173,8 +184,7 @@ def add(result: dict[str, Any], told: dict[str, list[Turn]], count: int) -> None
     for way, turns in told.items():
         name, seconds = f"{way}, {count} requests", [turn.seconds for turn in turns]
         result["images_per_s"][name] = round(count / statistics.median(seconds), 3)
-        if turns[0].busy:
-            result["ms_a_picture"][name] = where_it_went(turns, count)
+        result["ms_a_picture"][name] = where_it_went(turns, count)
         if way != "Engine.map":
             result["of_engine_map"][name] = sides.paired_ratio([t.seconds for t in told["Engine.map"]], seconds)
 
