@@ -23,6 +23,7 @@ CLOSE = 1e-5
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("INTERLACE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(forms, "_SMALL_PRODUCT", 0)  # tiny models have no others
     return tmp_path
 
 
@@ -30,9 +31,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was computed in a quick form."""
     told: list[str] = []
-    for name in ("_linear_gelu", "_modulated"):
-        stock = getattr(forms, name)
-        monkeypatch.setattr(forms, name, lambda *args, _n=name, _s=stock: (told.append(_n), _s(*args))[1])
+    product, modulated = forms._product, forms._modulated
+    monkeypatch.setattr(forms, "_product", lambda *args: (told.append(args[2]), product(*args))[1])
+    monkeypatch.setattr(forms, "_modulated", lambda *args: (told.append("modulated"), modulated(*args))[1])
     return told
 
 
@@ -59,6 +60,14 @@ def arguments(denoiser: Any) -> dict[str, Tensor]:
     }
 
 
+def strided_biases(denoiser: Any) -> None:
+    for part in denoiser.modules():
+        if isinstance(part, nn.Linear):
+            twice = torch.stack([part.bias.detach(), part.bias.detach() + 1], 1)
+            part.bias = nn.Parameter(twice[:, 0])
+    change_weights(denoiser)
+
+
 def run(denoiser: Any) -> Tensor:
     dtype = next(denoiser.parameters()).dtype
     with torch.no_grad():
@@ -82,8 +91,57 @@ def test_the_forward_is_the_same_within_rounding(fused: list[str]) -> None:
     stock = run(denoiser)
     assert not fused
     assert apart(run(quick(denoiser)), stock) < CLOSE
-    assert fused.count("_linear_gelu") == 3  # two feed-forwards of the double block, one single block
-    assert fused.count("_modulated") == 3
+    assert fused.count("gelu") == 3  # two feed-forwards of the double block, one single block
+    assert fused.count("modulated") == 3
+    linears = sum(type(part) is nn.Linear for part in denoiser.modules())
+    assert fused.count("none") == linears - 3
+
+
+def test_small_products_are_torchs_own(fused: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "_SMALL_PRODUCT", 6 * 64 * 32)
+    linear = nn.Linear(32, 64)
+    forms.put_on(forms.FORMS[0], [linear])
+    with torch.no_grad():
+        for rows, told in ((5, []), (6, ["none"])):
+            x = torch.randn(rows, 32)
+            assert apart(linear(x), nn.functional.linear(x, linear.weight, linear.bias)) < CLOSE
+            assert fused == told
+        alone = torch.randn(32)  # of one dimension
+        monkeypatch.setattr(forms, "_SMALL_PRODUCT", 0)
+        assert linear(alone).shape == (64,)
+        assert fused == ["none"]
+
+
+def views() -> dict[str, Tensor]:
+    return {
+        "plain": torch.randn(4, 9, 32),
+        "turned": torch.randn(32, 4, 9).permute(1, 2, 0),
+        "every other": torch.randn(4, 18, 64)[:, ::2, ::2],
+        "one for all": torch.randn(1, 1, 32).expand(4, 9, 32),
+        "half": torch.randn(4, 9, 64).chunk(2, -1)[1],
+        "empty": torch.randn(0, 32),
+        "four dimensions": torch.randn(2, 3, 5, 32),
+    }
+
+
+@pytest.mark.parametrize("name", views())
+def test_numbers_may_lie_anyhow(name: str, fused: list[str]) -> None:
+    x, linear = views()[name], nn.Linear(32, 64)
+    linear.weight = nn.Parameter(torch.randn(32, 64).t())
+    linear.bias = nn.Parameter(torch.randn(128)[::2])  # oneDNN would read the wrong ones
+    bare = nn.Linear(32, 64, bias=False)
+    forms.put_on(forms.FORMS[0], [linear, bare])
+    with torch.no_grad():
+        for one in (linear, bare):
+            expected = nn.functional.linear(x, one.weight, one.bias)
+            assert one(x).shape == expected.shape
+            assert x.numel() == 0 or apart(one(x), expected) < CLOSE
+    assert set(fused) == {"none"}
+
+
+def test_a_form_is_tried_on_what_takes_the_time() -> None:
+    parts = [nn.Linear(64, 64), nn.Linear(8, 8), nn.Linear(8, 64), nn.Linear(48, 48), nn.Linear(48, 48)]
+    assert forms.typical(parts) is parts[3]
 
 
 def change_weights(denoiser: Any) -> None:
@@ -114,7 +172,8 @@ def remove_lora(denoiser: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [change_weights, new_weights, other_activation, hook, add_lora, remove_lora, lambda d: d.double()]
+    "change",
+    [change_weights, new_weights, strided_biases, other_activation, hook, add_lora, remove_lora, lambda d: d.double()],
 )
 def test_what_its_owner_changes_later_holds(change: Any) -> None:
     plain, denoiser = tiny_flux().transformer, quick(tiny_flux().transformer)
@@ -186,16 +245,27 @@ def test_auto_takes_what_pays_and_remembers_it(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(choice, "try_form", look)
     for _ in range(2):
         pipeline = tiny_flux()
-        told = ("quick GELU (2.00 times as quick)", "quick AdaLayerNormZero (1.10 times as quick)")
+        told = (
+            "transformer quick GELU (2.00 times as quick)",
+            "transformer quick AdaLayerNormZero (1.10 times as quick)",
+        )
         assert AUTO.apply(pipeline) == told
-    assert asked == ["GELU", "AdaLayerNormZero", "AdaLayerNormZeroSingle", "FluxSingleTransformerBlock"]
+    assert asked == [
+        "Linear",
+        "Linear",
+        "Linear",
+        "GELU",
+        "AdaLayerNormZero",
+        "AdaLayerNormZeroSingle",
+        "FluxSingleTransformerBlock",
+    ]
     changed = {type(part).__name__ for part in pipeline.transformer.modules() if "forward" in vars(part)}
     assert changed == set(found)
 
 
 def test_a_form_with_other_numbers_is_refused() -> None:
     gelu = next(part for part in tiny_flux().transformer.modules() if type(part) is forms.GELU)
-    form = forms.FORMS[0]
+    form = forms.FORMS[1]
     wrong = forms.Form(form.of, lambda self, hidden_states: form.forward(self, hidden_states) * 1.01, form.example)
     assert forms.try_form(wrong, gelu) == Finding(False, "gave other numbers")
     assert "times as quick" in forms.try_form(form, gelu).why
@@ -234,4 +304,4 @@ def test_requests_are_as_stock_with_adapters_loaded_while_they_are_served() -> N
         assert abs(drawn(plain) - first).max() > CLOSE
         assert not engine.stats()["exclusive"]
     left = {name for name, part in pipeline.transformer.named_modules() if "forward" in vars(part)}
-    assert on == {name for name in left if "lora" not in name}
+    assert on == {name.removesuffix(".base_layer") for name in left if "lora" not in name}

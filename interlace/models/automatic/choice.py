@@ -1,4 +1,4 @@
-"""What `--optimize auto` switches on: channels-last convolutions of the VAE, and quick forms of a denoiser's parts.
+"""What `--optimize auto` switches on: channels-last convolutions of the VAE, and quick forms of other modules' parts.
 
 Each is tried once, when a model is loaded for the first time, and remembered beside the measured costs of forwards.
 """
@@ -17,8 +17,10 @@ from diffusers import DiffusionPipeline
 from interlace.engine.accelerator import name_of
 from interlace.engine.costs import cost_file
 from interlace.models.automatic.channels_last import try_channels_last
-from interlace.models.automatic.forms import FORMS, formed, put_on, try_form
+from interlace.models.automatic.forms import FORMS, formed, put_on, try_form, typical
 from interlace.models.automatic.trial import Finding
+
+_DENOISERS = ("transformer", "transformer_2", "unet", "prior", "decoder")
 
 logger = logging.getLogger("interlace.models")
 
@@ -32,24 +34,24 @@ def optimize_automatically(pipeline: DiffusionPipeline) -> list[str]:
         if found.on:
             vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's own hints
             done.append(f"vae channels_last ({found.why})")
-    for denoiser in denoisers_of(pipeline):
-        if _is_plain(pipeline, denoiser):
-            done += _quick_forms(denoiser)
+    for name, part in vars(pipeline).items():
+        takes_forms = name in _DENOISERS or name.startswith("text_encoder")
+        if takes_forms and isinstance(part, torch.nn.Module) and _is_plain(pipeline, part):
+            done += [f"{name} {form}" for form in _quick_forms(part)]
     return done
 
 
 def denoisers_of(pipeline: DiffusionPipeline) -> list[Any]:
     """The modules that run once a step."""
-    names = ("transformer", "transformer_2", "unet", "prior", "decoder")
-    return [part for name in names if isinstance(part := getattr(pipeline, name, None), torch.nn.Module)]
+    return [part for name in _DENOISERS if isinstance(part := getattr(pipeline, name, None), torch.nn.Module)]
 
 
-def _quick_forms(denoiser: torch.nn.Module) -> list[str]:
+def _quick_forms(module: torch.nn.Module) -> list[str]:
     done = []
     for form in FORMS:
-        if parts := formed(denoiser, form):
+        if parts := formed(module, form):
             name = form.of.__name__
-            found = _decided(denoiser, name, lambda form=form, parts=parts: try_form(form, parts[0]))  # type: ignore[misc]
+            found = _decided(module, name, lambda form=form, parts=parts: try_form(form, typical(parts)))  # type: ignore[misc]
             logger.info("optimize auto: the quick form of %s %s (%s)", name, _on(found), found.why)
             if found.on:
                 put_on(form, parts)

@@ -1,11 +1,12 @@
-"""Quick forms of parts of denoisers on a CPU: the same numbers within rounding, with fewer passes over memory.
+"""Quick forms of a model's parts on a CPU: the same numbers within rounding, by quicker products and fewer passes.
 
-A form is a forward of one module's own, which looks at everything anew in every call and keeps nothing: an activation
-is computed inside the matrix product before it, and `a + b * c` in one pass. Where a part is not as diffusers made it
-(adapters, hooks, quantised weights, another precision), or is traced, differentiated or compiled, its class's own
-forward runs.
+A form is a forward of one module's own, which looks at everything anew in every call and keeps nothing: a matrix
+product by oneDNN in the place of torch's usual library (MKL took twice as long on an AMD EPYC), an activation computed
+inside the product before it, and `a + b * c` in one pass. Where a part is not as diffusers made it (adapters, hooks,
+quantised weights, another precision), or is traced, differentiated or compiled, its class's own forward runs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from interlace.models.automatic.trial import Finding, compared
 
 _ROWS, _TOKENS, _TEXT = 8, 40, 24  # of the forward that a form is tried on
+_SMALL_PRODUCT = 2**21  # multiplications; below it oneDNN's own ten microseconds a call outweigh what it gains
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,21 @@ class Form:
     fits: Callable[[Any], bool] = lambda module: True
 
 
-def formed(denoiser: nn.Module, form: Form) -> list[nn.Module]:
-    """The parts of a denoiser that may take a form: those whose forward is their class's."""
+def formed(module: nn.Module, form: Form) -> list[nn.Module]:
+    """The parts of a module that may take a form: those whose forward is their class's."""
     return [
-        part for part in denoiser.modules()
+        part for part in module.modules()
         if type(part) is form.of and "forward" not in vars(part) and form.fits(part)
     ]  # fmt: skip
+
+
+def typical(parts: Sequence[nn.Module]) -> nn.Module:
+    """The first part of the shape that has the most weights in all: what a forward spends its time in."""
+    weights = Counter[Any]()
+    for part in parts:
+        weights[_shape(part)] += sum(parameter.numel() for parameter in part.parameters())
+    (shape, _), *_ = weights.most_common(1)
+    return next(part for part in parts if _shape(part) == shape)
 
 
 def put_on(form: Form, parts: Sequence[nn.Module]) -> None:
@@ -48,9 +59,8 @@ def put_on(form: Form, parts: Sequence[nn.Module]) -> None:
 
 def take_off(module: nn.Module) -> None:
     """All parts of a module run as their classes say."""
-    quick = {form.forward for form in FORMS}
     for part in module.modules():
-        if getattr(vars(part).get("forward"), "func", None) in quick:
+        if "forward" in vars(part) and _has_form(part):
             del part.__dict__["forward"]
 
 
@@ -66,9 +76,15 @@ def try_form(form: Form, part: nn.Module) -> Finding:
         return Finding(False, f"not tried: {type(error).__name__}")
 
 
+def _linear(self: nn.Linear, input: Tensor) -> Tensor:  # as torch names it
+    if input.dim() > 1 and input.numel() * self.out_features >= _SMALL_PRODUCT and _is_fusible(self, input):
+        return _product(self, input, "none")
+    return nn.Linear.forward(self, input)
+
+
 def _gelu(self: GELU, hidden_states: Tensor) -> Tensor:
     if self.approximate == "tanh" and _is_fusible(self.proj, hidden_states):
-        return _linear_gelu(self.proj, hidden_states)
+        return _product(self.proj, hidden_states, "gelu", "tanh")
     return GELU.forward(self, hidden_states)
 
 
@@ -108,7 +124,7 @@ def _single_block(
     num_text = encoder_hidden_states.shape[1]
     residual = torch.cat([encoder_hidden_states, hidden_states], dim=1)
     normed, gate = self.norm(residual, emb=temb)
-    hidden = _linear_gelu(self.proj_mlp, normed)
+    hidden = _product(self.proj_mlp, normed, "gelu", "tanh")
     attended = self.attn(hidden_states=normed, image_rotary_emb=image_rotary_emb, **(joint_attention_kwargs or {}))
     projected = self.proj_out(torch.cat([attended, hidden], dim=2))
     output = torch.addcmul(residual, gate.unsqueeze(1), projected)
@@ -119,10 +135,10 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
 
 
-def _linear_gelu(linear: nn.Linear, x: Tensor) -> Tensor:
-    """GELU (the approximation by tanh) of a linear layer's output, by oneDNN in one operation."""
-    fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "gelu", [], "tanh")
-    return fused
+def _product(linear: nn.Linear, x: Tensor, activation: str, kind: str = "") -> Tensor:
+    """A linear layer's output and its activation, by oneDNN in one operation."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, activation, [], kind)
+    return product
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -134,19 +150,34 @@ def _is_plain(x: Tensor) -> bool:
 
 
 def _is_bare(module: nn.Module) -> bool:
-    """One of torch's own classes, without hooks and with the forward of its class."""
+    """One of torch's own classes, without hooks and with the forward of its class, or a quick form of it."""
     hooks = module._forward_hooks or module._forward_pre_hooks
-    return not hooks and type(module).__module__.startswith("torch.nn.modules.") and "forward" not in vars(module)
+    own = "forward" not in vars(module) or _has_form(module)
+    return own and not hooks and type(module).__module__.startswith("torch.nn.modules.")
+
+
+def _has_form(module: nn.Module) -> bool:
+    return getattr(module.forward, "func", None) in _FORWARDS
 
 
 def _is_fusible(linear: Any, x: Tensor) -> bool:
     if type(linear) is not nn.Linear or not _is_bare(linear) or not _is_plain(x):
         return False
-    return type(linear.weight) is nn.Parameter and _is_plain(linear.weight)
+    weight, bias = linear.weight, linear.bias
+    return type(weight) is nn.Parameter and _is_plain(weight) and (bias is None or _is_fit(bias))
+
+
+def _is_fit(bias: Tensor) -> bool:
+    """oneDNN reads a bias as if its numbers lay side by side."""
+    return type(bias) is nn.Parameter and bias.dtype is torch.float32 and bias.is_contiguous()
 
 
 def _is_tanh(activation: nn.Module) -> bool:
     return isinstance(activation, nn.GELU) and activation.approximate == "tanh"
+
+
+def _shape(part: nn.Module) -> tuple[torch.Size, ...]:
+    return tuple(parameter.shape for parameter in part.parameters())
 
 
 def _like(weight: Tensor, *shape: int) -> Tensor:
@@ -171,6 +202,11 @@ def _norm_example(norm: AdaLayerNormZero | AdaLayerNormZeroSingle) -> dict[str, 
 
 FORMS = (
     Form(
+        nn.Linear, _linear,
+        lambda linear: {"input": _like(linear.weight, _ROWS, _TOKENS, linear.in_features)},
+        lambda linear: _ROWS * _TOKENS * linear.weight.numel() >= _SMALL_PRODUCT,
+    ),
+    Form(
         GELU, _gelu,
         lambda gelu: {"hidden_states": _like(gelu.proj.weight, _ROWS, _TOKENS, gelu.proj.in_features)},
         lambda gelu: gelu.approximate == "tanh",
@@ -182,3 +218,4 @@ FORMS = (
         lambda block: _is_tanh(block.act_mlp),
     ),
 )  # fmt: skip
+_FORWARDS = frozenset(form.forward for form in FORMS)
