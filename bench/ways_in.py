@@ -122,7 +122,7 @@ class Served:
         told = [sample for sample in samples if sample.labels.get("model") == "demo"]
         spent = {s.labels["part"]: s.value for s in told if s.name == "interlace:engine_seconds_total"}
         rows = {s.name.rpartition("_")[2]: s.value for s in told if s.labels.get("module") == "transformer"}
-        return {**spent, "rows": rows["sum"], "forwards": rows["count"]}
+        return {**spent, "rows": rows.get("sum", 0.0), "forwards": rows.get("count", 0.0)}
 
     def close(self) -> None:
         self._stack.close()
