@@ -20,6 +20,7 @@ from interlace import Engine
 from interlace.demo import MODELS
 from interlace.demo.check import Score, score
 from interlace.models.loader import LoadedModel, load_model
+from interlace.models.optimize import AUTO
 from training.captions import caption, random_edit, usual_background
 from training.common import size_of
 from training.scenes import SLIGHT, WIDE, Scene, random_scene, render
@@ -168,7 +169,7 @@ def solo_difference(pipeline: DiffusionPipeline, defaults: dict[str, Any], texts
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """All figures of the table, as far as the flags ask for them."""
-    loaded = load_model(args.model, pipeline_class="FluxPipeline")
+    loaded = load_model(args.model, pipeline_class="FluxPipeline", optimizations=AUTO)  # as users load it
     pipeline, defaults = loaded.pipeline, dict(loaded.defaults)
     pipeline.set_progress_bar_config(disable=True)
     if args.steps:
@@ -185,7 +186,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         if args.num_expanded:
             texts, found["ideas_kept"] = expansion(args.expand, args.num_expanded)
             found["expanded"] = score_texts(pipeline, defaults, [Prompt(text, text) for text in texts])
-        edit = load_model(args.model, pipeline_class="FluxKontextPipeline")
+        edit = load_model(args.model, pipeline_class="FluxKontextPipeline", optimizations=AUTO)
         edit.pipeline.set_progress_bar_config(disable=True)
         own = (defaults["width"], defaults["height"])
         found |= {"x".join(map(str, size)): _at(size, loaded, edit, defaults, args) for size in args.sizes or [own]}
