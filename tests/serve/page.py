@@ -71,15 +71,16 @@ def running_server(log: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running_here() -> Iterator[Live]:
+def running_here(*, steps: int | None = LONG) -> Iterator[Live]:
     """A server of this process with the demo model, whose requests share all forwards that they can share. Its usual
-    number of steps is `LONG`."""
+    number of steps is `steps`; None: as the model has it."""
     model = load_model("demo")
-    model = replace(model, defaults={**model.defaults, "num_inference_steps": LONG})
+    if steps is not None:
+        model = replace(model, defaults={**model.defaults, "num_inference_steps": steps})
     sibling = editing_sibling(model)
     assert sibling is not None
     draw, edit = AsyncOmni(model, max_batch_rows=None), AsyncOmni(sibling)
-    with running(draw, edit, max_steps=10 * LONG) as live:
+    with running(draw, edit, **({} if steps is None else {"max_steps": 10 * steps})) as live:
         yield live
     draw.omni.close()
     edit.omni.close()

@@ -1,17 +1,21 @@
 """Makes the pictures of the page in docs/images: `PYTHONPATH=tests .venv/bin/python -m serve.pictures [FOLDER]`."""
 
+import contextlib
 import re
 import sys
-import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from serve.page import PHONE, WAIT_MS, Visit, running_browser, running_server, visit
+from serve.live import Live
+from serve.page import PHONE, WAIT_MS, Visit, running_browser, running_here, visit
 
 _WIDE = {"viewport": {"width": 1280, "height": 860}}
 _PICTURES = {"page": _WIDE, "page-dark": {**_WIDE, "color_scheme": "dark"}, "page-phone": PHONE}
+_WORKS_S, _RESTS_S = 0.02, 0.15
 _FIRST = (
     "a large red circle on a blue background",
     "a yellow star above a green square on a white background",
@@ -24,12 +28,30 @@ _THIRD = ("a yellow moon on a purple background", "a cyan triangle on an orange 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
     folder.mkdir(parents=True, exist_ok=True)
-    log = Path(tempfile.mkdtemp()) / "serve.log"
-    with running_server(log) as url, running_browser() as browser:
+    with running_here(steps=None) as live, running_browser() as browser, _slowed(live):
         for name, options in _PICTURES.items():
             path = folder / f"{name}.png"
-            _take(browser, url, options, path)
+            _take(browser, live.url, options, path)
             print(f"{path}: {path.stat().st_size // 1000} kB")
+
+
+@contextlib.contextmanager
+def _slowed(live: Live) -> Iterator[None]:
+    """Within, the engine rests most of the time: the demo model does dozens of steps while a browser draws one page."""
+    done = threading.Event()
+
+    def rest() -> None:
+        while not done.wait(_WORKS_S):
+            with live.paused():
+                done.wait(_RESTS_S)
+
+    thread = threading.Thread(target=rest)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _take(browser: Browser, url: str, options: dict[str, object], path: Path) -> None:
