@@ -77,7 +77,7 @@ def try_form(form: Form, part: nn.Module) -> Finding:
 
 
 def _linear(self: nn.Linear, input: Tensor) -> Tensor:  # as torch names it
-    if input.dim() > 1 and input.numel() * self.out_features >= _SMALL_PRODUCT and _is_fusible(self, input):
+    if input.dim() > 1 and input.numel() * self.out_features >= _SMALL_PRODUCT and _is_plain_product(self, input):
         return _product(self, input, "none")
     return nn.Linear.forward(self, input)
 
@@ -144,9 +144,20 @@ def _product(linear: nn.Linear, x: Tensor, activation: str, kind: str = "") -> T
 def _is_plain(x: Tensor) -> bool:
     """float32 on a CPU, and nobody watches how it is computed."""
     return (
-        x.dtype is torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
+        x.dtype is torch.float32 and x.is_cpu and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
     )  # fmt: skip
+
+
+def _is_plain_product(linear: nn.Linear, x: Tensor) -> bool:
+    """As `_is_plain`, with weights that are nobody else's. oneDNN reads a bias as if its numbers lay side by side."""
+    if type(linear) is not nn.Linear or not _is_plain(x):
+        return False
+    weight, bias = linear.weight, linear.bias
+    own = type(weight) is nn.Parameter and weight.dtype is torch.float32 and weight.is_cpu
+    return own and (
+        bias is None or (type(bias) is nn.Parameter and bias.dtype is torch.float32 and bias.is_contiguous())
+    )
 
 
 def _is_bare(module: nn.Module) -> bool:
@@ -161,15 +172,7 @@ def _has_form(module: nn.Module) -> bool:
 
 
 def _is_fusible(linear: Any, x: Tensor) -> bool:
-    if type(linear) is not nn.Linear or not _is_bare(linear) or not _is_plain(x):
-        return False
-    weight, bias = linear.weight, linear.bias
-    return type(weight) is nn.Parameter and _is_plain(weight) and (bias is None or _is_fit(bias))
-
-
-def _is_fit(bias: Tensor) -> bool:
-    """oneDNN reads a bias as if its numbers lay side by side."""
-    return type(bias) is nn.Parameter and bias.dtype is torch.float32 and bias.is_contiguous()
+    return _is_plain_product(linear, x) and _is_bare(linear)
 
 
 def _is_tanh(activation: nn.Module) -> bool:
