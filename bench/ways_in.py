@@ -97,9 +97,10 @@ class Served:
     """`interlace serve`, and as many clients as there are places."""
 
     def __init__(self) -> None:
-        self._stack = contextlib.ExitStack()
-        self._url = self._stack.enter_context(own_server("demo", ("--max-num-seqs", str(AT_ONCE))))
-        self(AT_ONCE)
+        with contextlib.ExitStack() as stack:
+            self._url = stack.enter_context(own_server("demo", ("--max-num-seqs", str(AT_ONCE))))
+            self(AT_ONCE)
+            self._stack = stack.pop_all()
 
     def __call__(self, count: int) -> Turn:
         import httpx

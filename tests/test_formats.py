@@ -59,6 +59,22 @@ def test_a_parquet_file_gives_rows_with_their_numbers(tmp_path: Path) -> None:
     assert [row.where for row in read(path)] == [f"{path}:{number}" for number in (1, 2, 3)]
 
 
+def test_columns_of_a_data_set_that_are_not_read_are_named(tmp_path: Path) -> None:
+    row = {"prompt": "a star", "url": "x", "num_frames": 3, "sede": 4, "steps": 2}
+    path = write_parquet(tmp_path / "p.parquet", [row])
+    told = "columns of {} that are not read: num_frames (for `interlace t2v`), sede (seed?), {}url"
+    assert Rows.from_file(path, SamplingParams()).unread == told.format(path, "steps (num_inference_steps?), ")
+    theirs = {"num_inference_steps": ("steps",)}
+    taken = Columns(theirs=theirs)
+    assert Rows.from_file(path, SamplingParams(), columns=taken).unread == told.format(path, "")
+    asked = Columns(ignore_unknown=True)
+    assert Rows.from_file(path, SamplingParams(), columns=asked).unread is None
+    many = write_parquet(tmp_path / "many.parquet", [{"prompt": "a star", **{f"q{n}": n for n in range(11)}}])
+    unread = Rows.from_file(many, SamplingParams()).unread
+    assert unread is not None
+    assert unread.endswith("q7 and 3 more")
+
+
 def test_a_folder_of_parquet_files_is_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train" / "part-1.parquet", ROWS[1:])
     write_parquet(tmp_path / "train" / "part-0.parquet", ROWS[:1])

@@ -68,6 +68,8 @@ _NOT_OF_SOUNDS = {
     **dict.fromkeys((*_SIZES, "size"), "`interlace t2i` and `interlace t2v`"),
 }
 
+_MAX_UNREAD = 8  # columns of a data set that are named as not read
+
 BulkTask = Literal["t2i", "edit", "t2v", "t2a", "answer"]
 
 
@@ -108,6 +110,16 @@ class Columns:
     def wanted(self, header: Iterable[str]) -> set[str]:
         """The columns of the input that are read."""
         return {name for name in header if name in self.known} | self._taken()
+
+    def unread(self, source: Source) -> str | None:
+        """What is said of a data set's columns that nothing is done with, since nobody said to ignore them."""
+        if self.ignore_unknown is not None or not source.has_other_columns or source.header is None:
+            return None
+        names = [name for name in source.header if name not in self.known | self._taken()]
+        named = sorted(((self._whose(name), name) for name in names), key=lambda pair: pair[0] == "")
+        shown = ", ".join(name + why for why, name in named[:_MAX_UNREAD])
+        more = f" and {len(named) - _MAX_UNREAD} more" if len(named) > _MAX_UNREAD else ""
+        return f"columns of {source.name} that are not read: {shown}{more}" if named else None
 
     def rename(self, columns: Mapping[str, object]) -> dict[str, object]:
         """A record's cells under our names. Raises `InvalidRequestError` for a column that isn't known."""
@@ -182,6 +194,14 @@ class Columns:
         if whose is not None:
             return f"the column {name!r} is for {whose}; leave it out"
         return f"the column {name!r} is for `interlace edit`" if name in EDIT_COLUMNS - self.known else None
+
+    def _whose(self, name: str) -> str:
+        """What a column that is not read may have been meant to be."""
+        if (told := self._of_another_command(name)) is not None:
+            return f" (for {told.partition(' is for ')[2].partition(';')[0]})"
+        near = difflib.get_close_matches(_plain(name), sorted(self.known), 1, cutoff=0.75)
+        other = _meant(name) if _meant(name) in self.known else None
+        return f" ({other or near[0]}?)" if other or near else ""
 
     def _unknown(self, name: object) -> str:
         told = self._of_another_command(name)

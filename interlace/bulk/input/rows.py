@@ -120,6 +120,7 @@ class Rows:
     first: int = 0  # the number of the first row: that of a row is its id where it has none
     namer: Callable[[], Callable[[Row], str]] | None = None  # other ids than numbers; called anew for every reading
     sizes: SizeDoor | None = None  # of the model; None: nothing is known of it before it is asked
+    unread: str | None = None  # what is said of columns that nothing is done with
     adds: bool = False  # to a folder: rows of the command line have no place in a file that would number them
 
     @classmethod
@@ -137,12 +138,12 @@ class Rows:
         """A file, folder or dataset. Raises `InvalidRequestError` for one that can't be used, such as a table with a
         misspelt column."""
         source = open_source(given, split, subset)
-        columns = columns.for_source(source)
+        unread, columns = columns.unread(source), columns.for_source(source)
         wanted = None
         if source.header is not None:
             wanted = columns.wanted(source.header) | {condition.column for condition in selection.where}
             selection.check(source.name, {*source.header, *columns.known})
-        return cls(partial(source.read, wanted), defaults, selection, columns, source.folder, images)
+        return cls(partial(source.read, wanted), defaults, selection, columns, source.folder, images, unread=unread)
 
     @classmethod
     def from_prompts(cls, prompts: Iterable[str], defaults: SamplingParams, selection: Selection = EVERY_ROW) -> "Rows":
