@@ -24,9 +24,8 @@ _BENCH = (sys.executable, "-m", "interlace", "bench")
 _LONGEST_S = 600
 
 
-def _throughput(workload: str, requests: int, repeats: int = 5) -> tuple[str, ...]:
-    counts = ("--num-requests", str(requests), "--repeats", str(repeats))
-    return (*_BENCH, "throughput", "--workload", workload, *counts)
+def _throughput(workload: str, requests: int, *more: str) -> tuple[str, ...]:
+    return (*_BENCH, "throughput", "--workload", workload, "--num-requests", str(requests), "--repeats", "5", *more)
 
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -39,6 +38,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "ways-in-cpu": (sys.executable, "bench/ways_in.py", "--repeats", "5", "--t2i-rows", "200"),
     "throughput-long-cpu": _throughput("long", 8),
     "throughput-edit-cpu": _throughput("edit", 6),
+    "throughput-mixed-off-cpu": _throughput("mixed", 16, "--optimize", "off"),
+    "throughput-uniform-off-cpu": _throughput("uniform", 16, "--optimize", "off"),
+    "throughput-lora-cpu": _throughput("lora", 16),
     "serving-compare-cpu": (*_BENCH, "serving", "--compare", "--num-requests", "32", "--repeats", "1"),
     "latency-mixed-cpu": (*_BENCH, "latency", "--num-requests", "16", "--loads", "0.8"),
     "speed-packing-cpu": (*_BENCH, "speed", "--workload", "close", "--num-requests", "5", "--num-inference-steps", "8",
@@ -127,9 +129,10 @@ def summary(names: Sequence[str]) -> None:
     found = {name: json.loads(path.read_text()) for name in names if (path := RESULTS / f"{name}.json").exists()}
     print("| workload | one by one | static batches | waves | largest difference |\n|---|---|---|---|---|")
     for name, result in found.items():
-        if name.startswith("throughput-"):
+        if name.startswith("throughput-") and "ratio_vs_static" in result:
             ratios = [f"{result[f'ratio_vs_{way}']:.2f}x" for way in ("sequential", "static", "request")]
-            print(f"| `{result['workload']}` | {' | '.join(ratios)} | {result['max_abs_diff']:.1e} |")
+            off = ", `--optimize off`" if "-off-" in name else ""
+            print(f"| `{result['workload']}`{off} | {' | '.join(ratios)} | {result['max_abs_diff']:.1e} |")
     if "forwards-cpu" in found:
         print("\n| `Omni` beside stock diffusers | the whole takes | a forward takes |\n|---|---|---|")
         for task, told in found["forwards-cpu"]["tasks"].items():
@@ -140,7 +143,9 @@ def summary(names: Sequence[str]) -> None:
             print(f"| {way} | {share:.2f} |")
     print()
     for name, result in found.items():
-        if not name.startswith("throughput-") and name not in ("forwards-cpu", "ways-in-cpu"):
+        if name == "throughput-lora-cpu":
+            print(f"lora: {result['ratio_vs_sequential']:.2f}x set_adapters, {result['ratio_vs_apart']:.2f}x apart")
+        elif not name.startswith("throughput-") and name not in ("forwards-cpu", "ways-in-cpu"):
             print(f"{name}: {json.dumps(_short(result))}")
 
 

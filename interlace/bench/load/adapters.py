@@ -20,6 +20,7 @@ from interlace.errors import InvalidRequestError
 from interlace.models.adapters.files import own_sources
 from interlace.models.adapters.lora import load_lora
 from interlace.models.loader import load_model
+from interlace.models.optimize import Optimizations
 
 NUM_ADAPTERS = 4
 # Options of an engine; None: the stock pipeline. "apart" batches at every step, but only equal adapters together.
@@ -33,7 +34,7 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class LoraLoad:
-    """What every way gets: the model, and the requests."""
+    """What every way gets: the model, and the requests. `optimizations`: what the engines' ways have beside stock's."""
 
     model_name: str
     dtype: str | None
@@ -41,6 +42,7 @@ class LoraLoad:
     num_requests: int
     max_num_seqs: int
     seed: int
+    optimizations: Optimizations
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class LoraWay:
 
     def __init__(self, name: str, load: LoraLoad) -> None:
         self._load, options = load, LORA_WAYS[name]
-        self._model = load_model(load.model_name, dtype=load.dtype, device=load.device)
+        own = Optimizations() if options is None else load.optimizations
+        self._model = load_model(load.model_name, dtype=load.dtype, device=load.device, optimizations=own)
         pipeline: Any = self._model.pipeline
         pipeline.set_progress_bar_config(disable=True)
         sources = [source.find() for source in own_sources(load.model_name).values()]

@@ -24,6 +24,7 @@ from interlace.bench.result import command_of, write_result
 from interlace.engine.engine import Engine
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
+from interlace.models.optimize import AUTO
 
 _WAVE_WAIT_MS = 20.0
 Submit = Callable[[dict[str, Any]], "Future[Any]"]
@@ -95,7 +96,8 @@ class LatencyWay:
     """One way to run requests, open and warm. A call says what is to be measured, and of how many requests."""
 
     def __init__(self, name: str, load: LatencyLoad) -> None:
-        self._load, self._model = load, load_model(load.model_name)
+        own = None if name == "sequential" else AUTO  # as t2i and serve load it
+        self._load, self._model = load, load_model(load.model_name, optimizations=own)
         self._model.pipeline.set_progress_bar_config(disable=True)
         self._submit, self.close = self._open(name)
         self.__call__("all", min(load.num_requests, 8))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -23,7 +23,7 @@ from interlace.engine.engine import Engine
 from interlace.engine.statistics import EngineStatistics
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
-from interlace.models.optimize import AUTO
+from interlace.models.optimize import AUTO, Optimizations
 
 Requests = list[dict[str, Any]]
 _PER_REQUEST = frozenset({"prompt", "negative_prompt", "generator"})
@@ -39,11 +39,13 @@ def throughput(
     seed: int = 0,
     torch_dtype: str | None = None,
     device: str | None = None,
+    optimize: Literal["auto", "off"] = "auto",
     output: Path | None = None,
 ) -> None:
     """Four ways of running the same requests (of the workload lora three), each in a process of its own, in turn.
 
-    Prints a table on stderr and one JSON object on stdout.
+    The engines' model is loaded as `t2i` and `serve` load it, or with `optimize` off as stock's is: what is gained then
+    comes from sharing alone. Prints a table on stderr and one JSON object on stdout.
     """
     command = command_of("throughput", locals())
     for name, value in (("num_requests", num_requests), ("repeats", repeats), ("max_num_seqs", max_num_seqs)):
@@ -51,53 +53,35 @@ def throughput(
             raise InvalidRequestError(f"{name} is {value}; expected at least 1", name)
     if workload == "edit" and model_name == "demo":
         model_name = "demo-edit"
+    own = AUTO if optimize == "auto" else Optimizations()
     if workload == "lora":
-        load = LoraLoad(model_name, torch_dtype, device, num_requests, max_num_seqs, seed)
-        result = measure_adapters(load, repeats)
+        adapters = LoraLoad(model_name, torch_dtype, device, num_requests, max_num_seqs, seed, own)
+        result = measure_adapters(adapters, repeats)
         print_adapters(result)
         write_result({"command": command, **result}, output)
         return
-    result = measure(
-        model_name,
-        workload,
-        num_requests=num_requests,
-        repeats=repeats,
-        max_num_seqs=max_num_seqs,
-        seed=seed,
-        dtype=torch_dtype,
-        device=device,
-    )
+    load = ThroughputLoad(model_name, torch_dtype, device, workload, num_requests, max_num_seqs, seed, own)
+    result = measure(load, repeats)
     _print_table(result)
     write_result({"command": command, **result}, output)
 
 
-def measure(
-    model_name: str,
-    workload: str,
-    *,
-    num_requests: int,
-    repeats: int,
-    max_num_seqs: int,
-    seed: int,
-    dtype: str | None = None,
-    device: str | None = None,
-) -> dict[str, Any]:
+def measure(load: "ThroughputLoad", repeats: int) -> dict[str, Any]:
     """Seconds of each way (medians over `repeats`, each after an unmeasured warm-up), ratios, and the exactness."""
-    load = ThroughputLoad(model_name, dtype, device, workload, num_requests, max_num_seqs, seed)
     with sides.opened({name: partial(ThroughputWay, name, load) for name in WAYS}) as ways:
         turns: dict[str, list[ThroughputTurn]] = sides.in_turn(ways, repeats)
     seconds = {name: [turn.seconds for turn in told] for name, told in turns.items()}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ours = turns["interlace"]
     return {
-        "workload": workload,
-        "num_requests": num_requests,
+        "workload": load.workload,
+        "num_requests": load.num_requests,
         "repeats": repeats,
-        "max_num_seqs": max_num_seqs,
+        "max_num_seqs": load.max_num_seqs,
         **ours[-1].facts,
         "seconds": {name: round(value, 3) for name, value in medians.items()},
         "every_second": {name: [round(value, 3) for value in values] for name, values in seconds.items()},
-        "requests_per_second": round(num_requests / medians["interlace"], 3),
+        "requests_per_second": round(load.num_requests / medians["interlace"], 3),
         **{
             f"ratio_vs_{name}": sides.paired_ratio(seconds[name], seconds["interlace"])
             for name in ("sequential", "static", "request")
@@ -111,7 +95,7 @@ def measure(
 
 @dataclass(frozen=True)
 class ThroughputLoad:
-    """What every way gets: the model, and the requests."""
+    """What every way gets: the model, and the requests. `optimizations`: what the engines' ways have beside stock's."""
 
     model_name: str
     dtype: str | None
@@ -120,6 +104,7 @@ class ThroughputLoad:
     num_requests: int
     max_num_seqs: int
     seed: int
+    optimizations: Optimizations
 
 
 @dataclass(frozen=True)
@@ -149,7 +134,7 @@ class ThroughputWay:
     def __init__(self, name: str, load: ThroughputLoad) -> None:
         self._name, self._load = name, load
         options = WAYS[name]
-        own = None if options is None else AUTO  # as t2i and serve load it
+        own = Optimizations() if options is None else load.optimizations
         self._model = load_model(load.model_name, dtype=load.dtype, device=load.device, optimizations=own)
         self._model.pipeline.set_progress_bar_config(disable=True)
         self._engine: Engine | None = None

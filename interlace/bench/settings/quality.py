@@ -21,6 +21,7 @@ from interlace.demo import MODELS
 from interlace.engine.engine import Engine
 from interlace.errors import InvalidRequestError
 from interlace.models.loader import load_model
+from interlace.models.optimize import AUTO
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class QualitySide:
 
     def __init__(self, setting: QualitySetting, drawing: QualityDrawing) -> None:
         self._setting, self._drawing = setting, drawing
-        self._model = load_model(drawing.model_name)
+        self._model = load_model(drawing.model_name, optimizations=AUTO)  # as t2i and serve load it
         self._model.pipeline.set_progress_bar_config(disable=True)
         self._draw(3)
 

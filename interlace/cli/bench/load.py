@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -23,6 +23,8 @@ class ThroughputFlags:
     seed: flag.Seed = 0
     torch_dtype: flag.DType = None
     device: flag.Device = None
+    optimize: Literal["auto", "off"] = "auto"
+    """auto: Interlace's model as t2i and serve load it; off: as stock's, to measure what sharing alone gains."""
     output: flag.Output = None
 
 
