@@ -51,8 +51,8 @@ PARTS: dict[str, tuple[str, ...]] = {
                                "step_cache", "--thresholds", "0.1", "0.2"),
 }  # fmt: skip
 LONGER: dict[str, tuple[str, ...]] = {  # only by name: minutes of compiling
-    "speed-flags-cpu": (*_BENCH, "speed", "--optimize", "compile", "channels_last", "fuse_qkv", "--dtypes", "bfloat16",
-                        "--engine-options", "batch_invariant", "--num-requests", "8"),
+    "speed-flags-cpu": (*_BENCH, "speed", "--optimize", "auto", "compile", "channels_last", "fuse_qkv",
+                        "--dtypes", "bfloat16", "--engine-options", "batch_invariant", "--num-requests", "8"),
     "batch-curve-cpu": (*_BENCH, "batch-curve"),
     "replicas-mixed-cpu": (sys.executable, "bench/replicas.py", "--workload", "mixed", "--num-requests", "16"),
 }  # fmt: skip
