@@ -15,6 +15,7 @@ from interlace import Engine
 from interlace.models.automatic import choice, forms, trial
 from interlace.models.automatic.trial import Finding
 from interlace.models.optimize import AUTO
+from tests.test_families import TOLERANCE, difference, stock
 from tests.zoo import FAMILIES
 
 CLOSE = 1e-5
@@ -305,3 +306,19 @@ def test_requests_are_as_stock_with_adapters_loaded_while_they_are_served() -> N
         assert not engine.stats()["exclusive"]
     left = {name for name, part in pipeline.transformer.named_modules() if "forward" in vars(part)}
     assert on == {name.removesuffix(".base_layer") for name in left if "lora" not in name}
+
+
+@pytest.mark.parametrize("name", ["flux2", "kandinsky-2.2", "ltx", "pixart-sigma", "qwen-image", "sana", "sd3.5",
+                                  "sdxl", "stable-audio", "wan", "z-image"])  # fmt: skip
+def test_pipelines_of_every_kind_share_forwards_in_quick_forms(name: str, fused: list[str]) -> None:
+    family = FAMILIES[name]
+    pipeline = family.build()
+    alone = [stock(pipeline, kwargs) for kwargs in family.requests()]
+    for part in vars(pipeline).values():
+        if isinstance(part, nn.Module):
+            quick(part)
+    with Engine(pipeline, max_batch_rows=None) as engine:
+        shared = engine.map(family.requests())
+        assert not {one.partition(" ")[0] for one in engine.stats()["unfused"]} & set(family.denoisers)
+    assert fused
+    assert max(difference(one, other) for one, other in zip(shared, alone, strict=True)) < TOLERANCE
