@@ -13,9 +13,11 @@ import torch
 from interlace import Omni, SamplingParams
 from interlace.errors import InvalidRequestError
 from interlace.models.films.decoding import FilmKeeper
+from interlace.models.films.kind import makes_of
 from interlace.models.films.lengths import film_fps, frames_of, makes
 from interlace.models.loader import LoadedModel
 from interlace.models.schedulers import check_shift
+from interlace.models.sizes.rule import PipelineSizes
 from tests.zoo import FAMILIES
 
 SMALL = {"height": 16, "width": 16, "num_inference_steps": 2, "max_sequence_length": 16}
@@ -78,6 +80,29 @@ def test_seconds_and_fps_are_frames(wan: Omni) -> None:
         with pytest.raises(InvalidRequestError) as caught:
             arguments.arguments(_request(**wrong))
         assert caught.value.param == field
+
+
+def test_a_pipeline_may_call_its_frames_otherwise() -> None:
+    """SANA-Video's call has `frames`."""
+    own = {"height": 32, "width": 32, "num_inference_steps": 2, "use_resolution_binning": False,
+           "complex_human_instruction": None}  # fmt: skip
+    pipeline = FAMILIES["sana-video"].build()
+    assert makes_of(type(pipeline)) == "film"
+    with Omni(LoadedModel("tiny-sana-video", pipeline, own)) as omni:
+        assert omni.arguments.makes == "film"
+        [output] = omni.generate("a red fox", seed=3, num_frames=9)
+        told = omni.arguments.resolved(_request(seconds=0.5))
+        assert (told["num_frames"], told["fps"]) == (9, 16.0)
+        assert len(omni.generate("a red fox", seconds=0.5)[0].frames[0]) == 9
+        rule = PipelineSizes(FAMILIES["sana-video"].build(), own)
+        rule.check({"num_frames": 9, "height": 32})
+        with pytest.raises(InvalidRequestError, match="33"):
+            rule.check({"num_frames": 9, "height": 33})
+    stock = FAMILIES["sana-video"].build()(
+        prompt="a red fox", frames=9, generator=torch.Generator().manual_seed(3), output_type="pil", **own
+    )
+    expected = np.stack([np.asarray(frame) for frame in stock.frames[0]])
+    assert np.abs(output.frames[0].array.astype(int) - expected).max() <= 1
 
 
 def test_flow_shift_is_the_schedulers(wan: Omni) -> None:

@@ -17,6 +17,7 @@ from interlace.models.films.lengths import (
     check_picture,
     default_of,
     film_fps,
+    frames_name,
     length_arguments,
     makes,
 )
@@ -65,7 +66,8 @@ class ArgumentMapper:
 
     def _given(self, request: Request) -> dict[str, Any]:
         sampling = request.drawing
-        given = {name: getattr(sampling, name) for name in _PASSED if getattr(sampling, name) is not None}
+        told = {name: getattr(sampling, name) for name in _PASSED}
+        given = {self._own_name(name): value for name, value in told.items() if value is not None}
         given |= dict(request.model_inputs) | dict(sampling.extra)
         given |= self._length_arguments(sampling)
         if request.prompt is not None:
@@ -83,6 +85,10 @@ class ArgumentMapper:
         given = {name: getattr(sampling, name) for name in ("seconds", "fps", "num_frames")}
         return length_arguments(self._model.pipeline, self.parameters, self._model.defaults, given)
 
+    def _own_name(self, name: str) -> str:
+        """What the pipeline calls a sampling parameter."""
+        return (frames_name(self.parameters) or name) if name == "num_frames" else name
+
     @property
     def makes(self) -> Makes:
         """What comes out."""
@@ -99,11 +105,12 @@ class ArgumentMapper:
     def resolved(self, request: Request) -> dict[str, Any]:
         """Every plain parameter that the request runs with: its own, the model's, the pipeline's defaults."""
         own = {f.name: getattr(request.drawing, f.name) for f in fields(SamplingParams)}
-        names = [name for name in _PASSED if name in self.parameters]
-        defaults = {name: self.parameters[name].default for name in names}
+        names = [name for name in _PASSED if self._own_name(name) in self.parameters]
+        defaults = {name: self.parameters[self._own_name(name)].default for name in names}
         values = {**defaults, **self._model.defaults, **{n: own[n] for n in names if own[n] is not None}}
         found: dict[str, Any] = {name: values[name] for name in names if isinstance(values[name], (int, float, str))}
-        found |= self._length_arguments(request.drawing)
+        lengths = self._length_arguments(request.drawing)
+        found |= {"num_frames" if name == self._own_name("num_frames") else name: n for name, n in lengths.items()}
         if (fps := self.fps(request.drawing)) is not None:
             found["fps"] = fps
         if request.drawing.flow_shift is not None:

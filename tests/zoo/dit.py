@@ -48,7 +48,7 @@ from .tokenizers import bert_tokenizer, causal_tokenizer, qwen_tokenizer, t5_tok
 _LARGE = ((64, 64), (96, 64))
 
 
-def _gemma2() -> Gemma2Model:
+def gemma2() -> Gemma2Model:
     return Gemma2Model(
         Gemma2Config(
             vocab_size=200,
@@ -127,7 +127,7 @@ def _build_sana() -> Any:
         return finish(
             SanaPipeline(
                 tokenizer=causal_tokenizer(),
-                text_encoder=_gemma2(),
+                text_encoder=gemma2(),
                 vae=coder,
                 transformer=SanaTransformer2DModel(
                     patch_size=1,
@@ -236,7 +236,7 @@ def _build_lumina2() -> Any:
                 ),
                 scheduler=FlowMatchEulerDiscreteScheduler(),
                 vae=deep_vae(),
-                text_encoder=_gemma2(),
+                text_encoder=gemma2(),
                 tokenizer=causal_tokenizer(),
             )
         )

@@ -1,4 +1,4 @@
-"""Films that begin with a picture (Wan 2.1, Wan 2.2, LTX-Video), and films with their sound (LTX-2)."""
+"""Films that begin with a picture (Wan 2.1, Wan 2.2, LTX-Video), with their sound (LTX-2), and SANA-Video's."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ from diffusers import (
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
     LTXImageToVideoPipeline,
+    SanaVideoPipeline,
+    SanaVideoTransformer3DModel,
     WanImageToVideoPipeline,
 )
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
@@ -21,6 +23,7 @@ from transformers import (
     Gemma3ForConditionalGeneration,
 )
 
+from .dit import gemma2
 from .family import Family, finish, picture
 from .tokenizers import causal_tokenizer
 from .video import _build, _clips, _ltx, _wan, _wan_transformer
@@ -115,8 +118,27 @@ def _from_pictures(*args: Any, **common: Any) -> list[dict[str, Any]]:
     return requests
 
 
+def _sana_video() -> Any:
+    """Whose call says `frames` for the number of frames."""
+    parts = {name: part for name, part in _wan().components.items() if name in ("vae", "scheduler")}
+    parts |= {"tokenizer": causal_tokenizer(), "text_encoder": gemma2()}
+    transformer = SanaVideoTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, num_layers=2, num_cross_attention_heads=2,
+        cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=16, rope_max_seq_len=32,
+    )  # fmt: skip
+    return finish(SanaVideoPipeline(**parts | {"transformer": transformer}))
+
+
+def _named_otherwise(*args: Any, **common: Any) -> list[dict[str, Any]]:
+    requests = _clips(*args, **common)
+    return [{"frames" if name == "num_frames" else name: value for name, value in one.items()} for one in requests]
+
+
 _SIZES = ((16, 16), (16, 32))
 _ALL = (
+    Family("sana-video", _build(_sana_video), lambda: _named_otherwise((5,), ((32, 32), (32, 64)),
+                                                                      use_resolution_binning=False,
+                                                                      complex_human_instruction=None)),
     Family("wan-i2v", _build(_wan_i2v), lambda: _from_pictures((5,), _SIZES)),
     Family("wan-ti2v", _build(_wan_ti2v), lambda: _from_pictures((5,), _SIZES, max_sequence_length=16)),
     Family("ltx-i2v", _build(_ltx_i2v), lambda: _from_pictures((9,), ((32, 32), (32, 64)), max_sequence_length=16)),

@@ -33,11 +33,12 @@ def kind_of(model: str, *, revision: str | None = None, local_files_only: bool =
     found = getattr(diffusers, index.pipeline_class, None)
     if not isinstance(found, type):
         return None
-    return ModelKind(index.pipeline_class, _makes_of(found))
+    return ModelKind(index.pipeline_class, makes_of(found))
 
 
-def _makes_of(pipeline_class: type) -> Makes:
-    """By the parameters of its call; films also come from some that name their length otherwise, or have none."""
+def makes_of(pipeline_class: type) -> Makes:
+    """What such a pipeline makes, by the parameters of its call; films also come from some whose length has another
+    name than ours, or none."""
     by_length = makes(inspect.signature(pipeline_class.__call__).parameters)
     returns_frames = by_length == "pictures" and "frames=" in inspect.getsource(pipeline_class.__call__)
     return "film" if returns_frames else by_length

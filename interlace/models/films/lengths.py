@@ -1,6 +1,6 @@
 """What a pipeline makes beside pictures: films and sound, how fast they play, and how long they are to be."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from inspect import Parameter
 from typing import Any, Literal
 
@@ -16,15 +16,21 @@ _FPS: dict[str, float] = {
     "WanAnimate": 30,
 }  # fmt: skip
 _OTHER_FPS = 16.0  # Wan's, and SANA-Video's
+_FRAMES = ("num_frames", "frames")  # what pipelines call how many frames a film is to have
 _RATES = ("frame_rate", "fps")  # what pipelines call it where the model itself is told
 _LENGTHS = ("audio_end_in_s", "audio_length_in_s", "audio_duration_s", "audio_duration", "duration")  # seconds of sound
 
 
-def makes(parameters: Mapping[str, object]) -> Makes:
+def makes(parameters: Container[str]) -> Makes:
     """What comes out of a pipeline whose call has these parameters."""
-    if "num_frames" in parameters:
+    if frames_name(parameters) is not None:
         return "film"
     return "sound" if any(name in parameters for name in _LENGTHS) else "pictures"
+
+
+def frames_name(parameters: Container[str]) -> str | None:
+    """What a pipeline with these parameters calls `num_frames`; None where it makes no films."""
+    return next((name for name in _FRAMES if name in parameters), None)
 
 
 def begins_with_picture(pipeline: object, parameters: Mapping[str, Parameter]) -> bool:
@@ -92,7 +98,9 @@ def length_arguments(
         found[rate] = int(fps) if float(fps).is_integer() else float(fps)
     if seconds is not None:
         own = {one: default_of(parameters, one) for one in _RATES if one in parameters}
-        found["num_frames"] = frames_of(seconds, film_fps(pipeline, {**own, **defaults}, defaults, fps), pipeline)
+        found[frames_name(parameters) or "num_frames"] = frames_of(
+            seconds, film_fps(pipeline, {**own, **defaults}, defaults, fps), pipeline
+        )
     return found
 
 

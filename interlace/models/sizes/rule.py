@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from interlace.errors import InvalidRequestError
-from interlace.models.films.lengths import check_num_frames
+from interlace.models.films.lengths import check_num_frames, frames_name
 from interlace.models.loader import defaults_for
 from interlace.models.places import read_settings
 from interlace.models.quiet import quiet
@@ -77,7 +77,8 @@ class PipelineSizes:
         """Raises `InvalidRequestError` for sizes that the pipeline's call refuses, with those next to them that it
         takes. What it rounds by itself, it takes."""
         for name in sizes:
-            if name not in self._parameters and not self._takes_any:
+            taken = frames_name(self._parameters) is not None if name == "num_frames" else name in self._parameters
+            if not taken and not self._takes_any:
                 text = f"{self._name} takes no {name}; leave it out, or choose a model that has it"
                 raise InvalidRequestError(text, name)
         check_num_frames(self._pipeline, sizes.get("num_frames"))
