@@ -45,7 +45,11 @@ class AsyncOmni:
         events: asyncio.Queue[Progress | Output] = asyncio.Queue()
 
         def tell(event: Progress | Output) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            try:
+                loop.call_soon_threadsafe(events.put_nowait, event)
+            except RuntimeError:  # its loop is closed: nobody listens any more
+                if not loop.is_closed():
+                    raise
 
         name = request_id or name_of(prompt) or f"async-{next(_ids)}"
         future = self.omni.submit(

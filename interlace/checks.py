@@ -1,11 +1,15 @@
 """Checks of single values, with errors that say what was got and what was expected."""
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 from interlace.errors import InvalidRequestError
 
 MAX_SEED = 2**63 - 1  # what torch's generators take and every table can hold
+MAX_STEPS = 100_000  # schedulers make lists of them all before the first
 SPEECH_FIELDS = frozenset(
     {"do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "max_tokens", "eos_token_id"}
 )
@@ -30,6 +34,15 @@ def _is_finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond all floats
         return False
+
+
+def make_plain(params: Any) -> None:
+    """numpy's numbers among a dataclass's fields, as pandas and datasets hold them, become Python's own."""
+    for one in fields(params):
+        value = getattr(params, one.name)
+        if isinstance(value, numbers.Real) and type(value) not in (int, float, bool):
+            plain = int(value) if isinstance(value, numbers.Integral) else float(value)
+            object.__setattr__(params, one.name, plain)
 
 
 def check_choice(name: str, value: object, known: Sequence[object]) -> None:

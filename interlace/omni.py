@@ -139,8 +139,9 @@ class Omni:
 
         `sampling_params` may be a dict, and `keywords` are laid over it: `num_inference_steps=4`, `image=picture`, any
         argument of the pipeline. `on_output` is called with each output as it is done, in a worker's thread; all calls
-        are over when this returns. With `raise_on_error` the first error is raised once all requests have ended; by
-        default that of a single text is, as diffusers' pipelines do. `progress` shows a bar; by default in notebooks.
+        are over when this returns, and what one of them raised is raised then. With `raise_on_error` the first error is
+        raised once all requests have ended; by default that of a single text is, as diffusers' pipelines do. `progress`
+        shows a bar; by default in notebooks.
         """
         items = [prompts] if isinstance(prompts, (str, Mapping, Request)) else list(prompts)
         given = with_keywords(sampling_params, keywords)
@@ -231,12 +232,14 @@ def _check_options(options: Mapping[str, Any], stages: Any, deploy_config: Any) 
 
 
 def _gather(futures: Sequence["Future[Output]"], on_output: OutputListener | None) -> list[Output]:
-    told = threading.Semaphore(0)
+    told, errors = threading.Semaphore(0), list[BaseException]()
 
     def hand_out(done: "Future[Output]") -> None:
         try:
             if on_output is not None:
                 on_output(done.result())
+        except BaseException as error:  # the caller's own: it is raised where they called
+            errors.append(error)
         finally:
             told.release()
 
@@ -244,6 +247,8 @@ def _gather(futures: Sequence["Future[Output]"], on_output: OutputListener | Non
         future.add_done_callback(hand_out)
     for _ in futures:
         told.acquire()
+    if errors:
+        raise errors[0]
     return [future.result() for future in futures]
 
 

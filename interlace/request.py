@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from interlace.adapters import ControlChoice, LoraChoice, parse_controls, parse_lora
-from interlace.checks import check_choice, check_number, check_seed, check_speech
+from interlace.checks import MAX_STEPS, check_choice, check_number, check_seed, check_speech, make_plain
 from interlace.errors import InvalidRequestError
 from interlace.media.files import clips_of, save_clips
 from interlace.python.shown import png_of, save_images
@@ -51,9 +51,12 @@ class SamplingParams:
     extra: Mapping[str, Any] = field(default_factory=dict)  # any further argument of the pipeline's own call
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "num_inference_steps", "num_frames", "max_sequence_length"):
+        make_plain(self)
+        for name in ("height", "width", "num_frames", "max_sequence_length"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 1, whole=True)
+        if self.num_inference_steps is not None:
+            check_number("num_inference_steps", self.num_inference_steps, 1, whole=True, high=MAX_STEPS)
         check_number("num_images", self.num_images, 1, whole=True)
         check_number("priority", self.priority, -(2**31), whole=True, high=2**31)
         for name in ("guidance_scale", "true_cfg_scale"):
@@ -104,6 +107,7 @@ class ARSamplingParams:
     stream_audio: bool = False  # sound in pieces while it is made, which changes it a little
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         if not isinstance(self.stop, (list, tuple)) or not all(isinstance(one, str) and one for one in self.stop):

@@ -1,5 +1,6 @@
 """given.py, shown.py and examples/notebooks: what people say and expect who come from diffusers."""
 
+import asyncio
 import logging
 import runpy
 import warnings
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from interlace import Omni, Output, SamplingParams
+from interlace import AsyncOmni, Omni, Output, SamplingParams
 from interlace.errors import InvalidRequestError
 from interlace.python.given import with_keywords
 
@@ -124,3 +125,54 @@ def test_the_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
         warnings.simplefilter("ignore")
         runpy.run_path(str(path))
     assert list(tmp_path.glob("*.png"))
+
+
+def test_numbers_of_numpy_are_numbers(omni: Omni) -> None:
+    params = SamplingParams(
+        seed=np.int64(7), height=np.uint16(64), width=64, guidance_scale=np.float32(2), num_images=1
+    )
+    assert [type(one) for one in (params.seed, params.height, params.guidance_scale)] == [int, int, float]
+    (wanted,) = omni.generate("a", seed=7, **TINY)
+    assert same(omni.generate("a", seed=np.int64(7), **TINY)[0], wanted)
+    for wrong in (np.bool_(True), np.float64(1.5), "7"):
+        with pytest.raises(InvalidRequestError, match="whole number"):
+            SamplingParams(seed=wrong)
+
+
+def test_steps_have_a_bound() -> None:
+    SamplingParams(num_inference_steps=100_000)
+    with pytest.raises(InvalidRequestError, match="num_inference_steps is 100000000; expected a whole number from 1"):
+        SamplingParams(num_inference_steps=100_000_000)
+
+
+def test_what_a_listener_of_outputs_raises_is_raised(omni: Omni) -> None:
+    told: list[str] = []
+
+    def listener(output: Output) -> None:
+        told.append(output.request_id)
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        omni.generate(["a", "b"], on_output=listener, **TINY)
+    assert len(told) == 2
+
+
+def test_outputs_are_pictures_and_no_arrays(omni: Omni) -> None:
+    (wanted,) = omni.generate("a", seed=7, **TINY)
+    assert same(omni.generate("a", seed=7, output_type="pil", **TINY)[0], wanted)
+    for kind in ("latent", "np", "pt", "foo"):
+        with pytest.raises(InvalidRequestError, match=r"expected pil.*Engine\(pipeline\)"):
+            omni.generate("a", output_type=kind, **TINY)
+
+
+def test_a_loop_that_is_left_and_closed_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    one = AsyncOmni("demo")
+
+    async def first() -> None:
+        async for _ in one.generate("a star", num_inference_steps=30, height=64, width=64):
+            break
+
+    asyncio.run(first())
+    assert one.omni.generate("a", raise_on_error=True, **TINY)
+    one.omni.close()
+    assert not caplog.records

@@ -48,6 +48,11 @@ class ArgumentMapper:
         sampling = request.drawing
         given = self._given(request)
         check_shift(self._model.pipeline, sampling.flow_shift)
+        if given.pop("output_type", "pil") != "pil":
+            text = (
+                "expected pil: an Output has pictures, films and sounds; for latents and arrays take Engine(pipeline)"
+            )
+            raise InvalidRequestError(f"output_type is {sampling.extra['output_type']!r}; {text}", "output_type")
         for name in given:
             self._check_known(name)
         arguments = {**self._defaults, **given}

@@ -54,6 +54,18 @@ def test_samplers_are_those_of_the_table_and_others_are_told(server: Live) -> No
     assert "sampler_name is ignored" in chosen["DPM++ 2M"]["warnings"][0]
 
 
+def test_adapters_are_named_in_the_prompt(server: Live) -> None:
+    named = post(server, "txt2img", {**OPEN_WEBUI, "prompt": "a red circle <lora:outline:0.8>"})
+    same = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 2, "seed": 7,
+            "lora": {"name": "outline", "scale": 0.8}}  # fmt: skip
+    with server.http() as http:
+        plain = http.post("/v1/images/generations", json=same).json()
+        assert picture(named["images"][0]).tobytes() == picture(plain["data"][0]["b64_json"]).tobytes()
+        unknown = http.post("/sdapi/v1/txt2img", json={**OPEN_WEBUI, "prompt": "a star <lora:zz:0.5>"})
+    assert unknown.status_code in (400, 404)
+    assert "outline" in unknown.text
+
+
 def test_batches_times_iterations(server: Live) -> None:
     drawn = post(server, "txt2img", {**OPEN_WEBUI, "batch_size": 2, "n_iter": 2, "seed": -1})
     assert len(drawn["images"]) == len(json.loads(drawn["info"])["all_seeds"]) == 4

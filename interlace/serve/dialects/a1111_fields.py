@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 from PIL import Image, ImageOps
 from pydantic import Field
 
+from interlace.adapters import as_plain, from_prompt
 from interlace.errors import InvalidRequestError
 from interlace.models.schedulers import make_scheduler
 from interlace.serve.http.errors import invalid
@@ -122,8 +123,10 @@ def _checked(model: type[F], fields: DrawFields, values: dict[str, Any]) -> F:
 
 
 def _values(fields: DrawFields, lane: Lane, model: str | None, sampler: str | None) -> dict[str, Any]:
+    prompt, adapters = from_prompt(fields.prompt)  # nowhere else can their clients name any
     values: dict[str, Any] = {
-        "prompt": fields.prompt,
+        "prompt": prompt,
+        "lora": as_plain(adapters) or None,
         "model": model,
         "negative_prompt": fields.negative_prompt or None,
         "seed": fields.seed,
