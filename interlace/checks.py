@@ -40,7 +40,8 @@ def make_plain(params: Any) -> None:
     """numpy's numbers among a dataclass's fields, as pandas and datasets hold them, become Python's own."""
     for one in fields(params):
         value = getattr(params, one.name)
-        if isinstance(value, numbers.Real) and type(value) not in (int, float, bool):
+        kind: type = type(value)
+        if isinstance(value, numbers.Real) and kind not in (int, float, bool):
             plain = int(value) if isinstance(value, numbers.Integral) else float(value)
             object.__setattr__(params, one.name, plain)
 
