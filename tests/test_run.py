@@ -330,6 +330,7 @@ def test_past_the_grace_time_everything_is_aborted(tmp_path: Path) -> None:
 
 _STUBBORN_RUN = """
 import sys, threading
+import interlace.bulk.run
 from pathlib import Path
 from fake_generator import FakeGenerator
 from interlace.bulk.plan import RunOptions
@@ -343,27 +344,45 @@ class Told(FakeGenerator):
         future = super().submit(job)
         print(job.name, flush=True)
         return future
+    def abort(self, job):
+        pass  # in a forward without end
+interlace.bulk.run._LET_GO_S = 0.3
+options = RunOptions(model=ModelId(model="fake"), grace_s=float(sys.argv[2]))
 with Sink(Path(sys.argv[1])) as sink:
-    run_bulk(rows, sink, RunOptions(model=ModelId(model="fake")), lambda: Told(wait=threading.Event()))
+    run_bulk(rows, sink, options, lambda: Told(wait=threading.Event()))
 """
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
+def stubborn_run(folder: Path, grace_s: float) -> "subprocess.Popen[bytes]":
+    """A process whose three images never come, once all are asked for."""
+    script = folder / "run.py"
     script.write_text(_STUBBORN_RUN)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, str(script), str(tmp_path / "out")]
+    command = [sys.executable, str(script), str(folder / "out"), str(grace_s)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert process.stdout is not None
-    assert process.stderr is not None
     for _ in range(3):
         process.stdout.readline()
+    return process
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    process = stubborn_run(tmp_path, 60)
+    assert process.stderr is not None
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline() == b"\n"
     assert process.stderr.readline() == b"stopping: up to 60 s for images under way; again: at once\n"
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 130
+    process.communicate()
+    assert bulk(tmp_path / "out", ["a", "b", "c"], FakeGenerator()).exit_status == 0
+
+
+def test_a_forward_without_end_does_not_outlast_the_grace_time(tmp_path: Path) -> None:
+    process = stubborn_run(tmp_path, 0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 128 + signal.SIGTERM
     process.communicate()
     assert bulk(tmp_path / "out", ["a", "b", "c"], FakeGenerator()).exit_status == 0
 

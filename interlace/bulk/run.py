@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from interlace import __version__
 from interlace.bulk.faults import fault_point
@@ -31,6 +31,7 @@ from interlace.request import Output
 from interlace.retry import pause_s
 
 _POLL_S = 0.2
+_LET_GO_S = 10.0  # past the grace time: by then a request that was aborted has come to the end of its forward
 
 
 def run_bulk(
@@ -137,11 +138,15 @@ class _BulkRun:
         return False
 
     def _drain(self) -> None:
-        """Waits for what is in flight. In a run that is to stop, what queues is aborted; past the grace time, all."""
+        """Waits for what is in flight. In a run that is to stop, what queues is aborted; past the grace time, all. One
+        forward that goes on and on doesn't keep the process."""
         while self._num_open:
             time.sleep(_POLL_S / 10)
             if self._stop.is_set():
-                late = time.perf_counter() > self._deadline
+                over = time.perf_counter() - self._deadline
+                if self.stopped_by is not None and over > _LET_GO_S:
+                    self._end_at_once(self.stopped_by)
+                late = over > 0
                 with self._lock:
                     queued = list(self._generating.values())[0 if late else self.options.max_num_seqs :]
                 for job in queued:
@@ -238,13 +243,16 @@ class _BulkRun:
         self._deadline = 0.0
         self._stop.set()
 
+    def _end_at_once(self, number: int) -> NoReturn:
+        self.view.stop()
+        os._exit(128 + number)  # safe: files are whole or absent at every moment
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-C and SIGTERM let what is under way finish; a second one ends the process on the spot."""
         if self.stopped_by is not None:
             if self.options.is_worker:  # schedulers signal every process, and so does the parent: that is one signal
                 return
-            self.view.stop()
-            os._exit(128 + number)  # safe: files are whole or absent at every moment
+            self._end_at_once(number)
         self.stopped_by = number
         self._deadline = time.perf_counter() + self.options.grace_s
         self._stop.set()
