@@ -1,6 +1,7 @@
 """Files as people have them, and what they are told: separators, encodings, one column; models, devices, folders."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,57 @@ def test_whatever_separates_the_columns_is_recognised(tmp_path: Path, separator:
 
 def test_the_usual_separator_wins_where_it_is_one(tmp_path: Path) -> None:
     assert told(rows(tmp_path / "p.csv", b'prompt,seed\n"a; b; c",7\n')) == [("a; b; c", 7)]
+
+
+UNCLOSED = "a quote is opened here and never closed; double it, or leave it out"
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|", ","])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('id,prompt\n1,a circle\n2,"a red circle\n3,a blue star\n', 3),
+        ('id,prompt\r\n1,"a red circle\r\n2,a blue star\r\n3,a "green" square\r\n', 2),
+        ('id,prompt\n1,"a red circle\n2,"a blue star"\n', 2),
+        ('id,prompt\n"one\ntwo","a red circle\n2,a blue star\n', 3),
+        ('id,prompt\n1,a circle\n2,"', 3),
+        ('id,"prompt\n1,a circle\n', 1),
+    ],
+)
+def test_a_quote_that_is_never_closed_refuses_the_table(tmp_path: Path, text: str, line: int, separator: str) -> None:
+    path = tmp_path / "p.csv"
+    with pytest.raises(InvalidRequestError, match=re.escape(f"{path}:{line}: {UNCLOSED}")):
+        rows(path, text.replace(",", separator).encode())
+
+
+def test_a_table_with_an_unclosed_quote_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text('prompt\na circle\n"a star\na square\n')
+    assert run(["t2i", str(path), "-o", str(tmp_path / "out")]) == 2
+    assert f"{path}:3: {UNCLOSED}" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_quotes_that_are_no_mistake_are_read_as_they_stand(tmp_path: Path) -> None:
+    text = 'prompt,seed\n5" nails,1\n"a ""red"" circle" ,2\n"two\nlines",3\na "green" square,4\n"","5"\n"end"'
+    found = told(rows(tmp_path / "p.csv", text.encode()))
+    prompts = [('5" nails', 1), ('a "red" circle', 2), ("two\nlines", 3), ('a "green" square', 4), (None, None)]
+    assert found == [*prompts, ("end", None)]
+
+
+def test_text_after_a_closing_quote_is_a_bad_row(tmp_path: Path) -> None:
+    found = rows(tmp_path / "p.csv", b'prompt,seed\na,1\n"green" square,2\nb,3\n')
+    assert told(found) == [("a", 1), (None, None), ("b", 3)]
+    assert isinstance(found[1], BadRow)
+    assert found[1].where.endswith("p.csv:3")
+    assert "'square,2' follows the closing quote of a cell; quotes inside a quoted cell are doubled" in found[1].error
+
+
+def test_a_row_of_too_many_cells_says_how_far_a_quote_took_it(tmp_path: Path) -> None:
+    (row, last) = rows(tmp_path / "p.csv", b'id,prompt\n1,"a tv\n2,a tv of 42", black\n3,a star\n')
+    assert isinstance(row, BadRow)
+    assert "3 cells under 2 column names, in a row that a quote has go on to line 3;" in row.error
+    assert last.prompt == "a star"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-8"])
