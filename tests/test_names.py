@@ -1,5 +1,6 @@
 """cli/help/names.py, suggest.py, help.py, words.py, config.py: the names that people type, and what they are told."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,47 @@ def test_a_file_in_the_prompts_place_is_read(asked: dict[str, Any], tmp_path: Pa
     (tmp_path / "p.txt").write_text("a\nb\n")
     assert run(["t2i", str(tmp_path / "p.txt"), "-o", str(tmp_path / "out")]) == 0
     assert sorted(line["prompt"] for line in lines(tmp_path / "out")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "prompts.md", "my prompts.docx", "./list", "folder", "."])
+def test_what_is_not_read_is_not_drawn_by_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("folder", "rows.json").write_text('["a"]')
+    if name not in ("folder", "."):
+        Path(name).write_text("a\n")
+    assert run(["t2i", name, "-o", "out"]) == 2
+    said = capsys.readouterr().err
+    assert f"as a prompt: interlace t2i --prompt {shlex.quote(name)}" in said
+    if name in ("folder", "."):
+        assert f"{name} is a folder; as the input: interlace t2i --prompts-file {name}" in said
+    else:
+        assert f"{name} is a file of a kind that is not read; expected one of .csv, .json, .jsonl" in said
+    assert not Path("out").exists()
+
+
+def test_a_word_that_is_a_file_by_chance_is_drawn_and_said(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cat").write_text("a\n")
+    Path("x.xlsx").write_text("a\n")
+    assert run(["t2i", "cat", "-o", "out"]) == 0
+    assert "cat is taken as a prompt; the file of that name is not read" in capsys.readouterr().err
+    assert run(["t2i", "--prompt", "x.xlsx", "-o", "out"]) == 0
+    assert "x.xlsx is" not in capsys.readouterr().err
+    assert [line["prompt"] for line in lines(Path("out"))] == ["cat", "x.xlsx"]
+
+
+def test_a_table_with_a_space_in_its_name_is_read(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my prompts.txt").write_text("a\nb\n")
+    assert run(["t2i", "my prompts.txt", "-o", "out"]) == 0
+    assert sorted(line["prompt"] for line in lines(Path("out"))) == ["a", "b"]
 
 
 def test_words_that_were_not_put_in_quotes_are_noted(

@@ -1,6 +1,7 @@
 """Words of a command line that no flag names: prompts, instructions, pictures, or the file that they are in."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ def words_of_t2i(
     if len(words) == 1 and _is_table(words[0]) and prompts_file is None:
         prompts_file = words[0]
     elif words:
+        if len(words) == 1:
+            _check_is_prompt(words[0], command)
         prompt = [*words, *(prompt or [])]
         _note_single_words(words)
     if prompt is None and prompts_file is None:
@@ -58,7 +61,21 @@ def words_of_edit(
 
 
 def _is_table(word: str) -> bool:
-    return Path(word).suffix.lower() in suffixes() and " " not in word.strip()
+    return Path(word).suffix.lower() in suffixes() and (" " not in word.strip() or _is_file(word))
+
+
+def _check_is_prompt(word: str, command: str) -> None:
+    """Raises `InvalidRequestError` for a file or folder whose name would be drawn in the place of what is in it."""
+    if not os.path.exists(word):  # noqa: PTH110  Path's raises for long words
+        return
+    as_prompt = f"as a prompt: interlace {command} --prompt {shlex.quote(word)}"
+    if os.path.isdir(word):  # noqa: PTH112
+        as_input = f"as the input: interlace {command} --prompts-file {shlex.quote(word)}"
+        raise InvalidRequestError(f"{word} is a folder; {as_input}; {as_prompt}", "prompt")
+    if Path(word).suffix or Path(word).name != word:
+        expected = f"expected one of {', '.join(suffixes())}"
+        raise InvalidRequestError(f"{word} is a file of a kind that is not read; {expected}; {as_prompt}", "prompt")
+    sys.stderr.write(f"{word} is taken as a prompt; the file of that name is not read\n")
 
 
 def _note_single_words(words: Sequence[str]) -> None:
