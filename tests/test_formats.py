@@ -75,6 +75,25 @@ def test_columns_of_a_data_set_that_are_not_read_are_named(tmp_path: Path) -> No
     assert unread.endswith("q7 and 3 more")
 
 
+def test_columns_of_numbers_with_gaps_are_read_as_pandas_and_others_write_them(tmp_path: Path) -> None:
+    nan = float("nan")
+    cells = {"prompt": ["a", "b", "c"], "id": [1.0, nan, 3.0], "guidance_scale": [2.5, nan, nan], "seed": [nan, 7.0, 8]}
+    expected = [
+        ("1", "a", SamplingParams(guidance_scale=2.5)),
+        ("000001", "b", SamplingParams(seed=7)),
+        ("3", "c", SamplingParams(seed=8)),
+    ]
+    parquet.write_table(pa.table(cells), tmp_path / "p.parquet")
+    assert got(tmp_path / "p.parquet") == expected
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame(cells).to_parquet(tmp_path / "q.parquet")
+    assert got(tmp_path / "q.parquet") == expected
+    pandas.DataFrame(cells).to_json(tmp_path / "q.jsonl", orient="records", lines=True)
+    assert got(tmp_path / "q.jsonl") == expected
+    chosen = Rows.from_file(tmp_path / "p.parquet", SamplingParams(), Selection.parse(where=["guidance_scale > 0"]))
+    assert [row.id for row in chosen] == ["1"]
+
+
 def test_a_folder_of_parquet_files_is_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train" / "part-1.parquet", ROWS[1:])
     write_parquet(tmp_path / "train" / "part-0.parquet", ROWS[:1])
@@ -166,6 +185,8 @@ def test_a_saved_dataset_gives_rows_and_leaves_its_pictures_encoded(tmp_path: Pa
     folder = saved_dataset(tmp_path / "saved", ROWS)
     assert got(folder) == EXPECTED
     assert read(folder)[2].where == f"{folder}:3"
+    gaps = saved_dataset(tmp_path / "gaps", [{"prompt": "a", "id": 1.0}, {"prompt": "b", "id": float("nan")}])
+    assert [row.id for row in read(gaps)] == ["1", "000001"]
     pictures = datasets.Dataset.from_dict(
         {"prompt": ["a"], "input_images": [Image.new("RGB", (4, 4))]},
         features=datasets.Features({"prompt": datasets.Value("string"), "input_images": datasets.Image()}),

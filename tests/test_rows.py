@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from interlace.bulk.input.columns import Columns
+from interlace.bulk.input.formats import Record
 from interlace.bulk.input.formats import json as json_format
-from interlace.bulk.input.rows import BadRow, Row, Rows, image_seed
+from interlace.bulk.input.rows import BadRow, Row, Rows, image_seed, read_row
 from interlace.bulk.input.selection import EVERY_ROW, Selection
 from interlace.errors import InvalidRequestError
 from interlace.request import SamplingParams
@@ -79,6 +81,33 @@ def test_a_row_wins_over_the_command_line(tmp_path: Path) -> None:
 def test_whole_numbers_may_be_written_in_any_way(tmp_path: Path, written: str) -> None:
     row = only(read(tmp_path / "p.jsonl", f'{{"prompt": "a", "num_inference_steps": {written}}}'))
     assert row.sampling.num_inference_steps == 20
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, "1"),
+        (1.0, "1"),
+        (-0.0, "0"),
+        (np.int64(7), "7"),
+        (np.float32(2), "2"),
+        (2**60 + 1, str(2**60 + 1)),
+        ("1.0", "1.0"),
+        (None, "000005"),
+        (float("nan"), "000005"),
+        (np.float32("nan"), "000005"),
+    ],
+)
+def test_an_id_may_be_a_whole_number_of_any_kind_or_missing(value: Any, expected: str) -> None:
+    row = read_row(Record("p:6", {"prompt": "a", "id": value}), "000005", SamplingParams())
+    assert isinstance(row, Row), row
+    assert (row.id, row.is_numbered) == (expected, expected == "000005")
+
+
+@pytest.mark.parametrize("value", [1.5, float("inf"), True, np.True_, [1]])
+def test_an_id_that_is_no_whole_number_is_refused(value: Any) -> None:
+    row = read_row(Record("p:6", {"prompt": "a", "id": value}), "000005", SamplingParams())
+    assert why(row) == f"p:6: the id is {value!r}; expected a text or a whole number"
 
 
 @pytest.mark.parametrize(

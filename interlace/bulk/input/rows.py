@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from interlace.bulk.input.columns import OUR_NAMES, Columns
 from interlace.bulk.input.formats import Record, open_source
 from interlace.bulk.input.formats.encodings import is_text, not_unicode
+from interlace.bulk.input.formats.record import is_nan
 from interlace.bulk.input.media import ImageRules, ImageSource, one_image, parse_images, parse_media
 from interlace.bulk.input.sampling import sampling_of
 from interlace.bulk.input.selection import EVERY_ROW, Selection
@@ -219,6 +221,8 @@ def read_row(
             raise InvalidRequestError(record.error)
         given = record.columns or {}
         cells = columns.rename(given)
+        if is_nan(cells.get("id")):
+            del cells["id"]
         prompt = cells.get("prompt")
         shown = prompt if isinstance(prompt, str) and is_text(prompt) else None
         row_id = _checked_id(cells.get("id", default_id))
@@ -260,7 +264,10 @@ def _checked_prompt(prompt: object) -> str:
 
 
 def _checked_id(value: object) -> str:
-    """An id names a file: it may not lead elsewhere, hide, or be too long for a name."""
+    """An id names a file: it may not lead elsewhere, hide, or be too long for a name. Whole floats are whole numbers:
+    a column of numbers with one missing is floats in many tools."""
+    if isinstance(value, Real) and not isinstance(value, int) and float(value).is_integer():
+        value = int(value) if isinstance(value, Integral) else int(float(value))
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise InvalidRequestError(f"the id is {value!r}; expected a text or a whole number")
     text = str(value)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from interlace.bulk.input.formats.record import Record, Source, Wanted
+from interlace.bulk.input.formats.record import Record, Source, Wanted, without_nan
 from interlace.errors import InvalidRequestError
 
 _SCHEMES = ("hf://datasets/", "hf://")
@@ -90,7 +90,7 @@ def _source(name: str, dataset: Any, folder: Path) -> Source:
                 words = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 yield Record(f"{label}:{number}", error=f"can't read on in this dataset: {words}")
                 return
-            yield Record(f"{label}:{number}", columns)
+            yield Record(f"{label}:{number}", without_nan(columns))
 
     return Source(name=name, read=read, header=header, has_other_columns=True, folder=folder)
 

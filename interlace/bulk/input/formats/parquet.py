@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interlace.bulk.input.formats.record import Record, Wanted
+from interlace.bulk.input.formats.record import Record, Wanted, without_nan
 from interlace.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -51,11 +51,12 @@ def read_parquet(paths: Sequence[Path], wanted: Wanted) -> Iterator[Record]:
 def _records(path: Path, first: int, batch: "pa.RecordBatch") -> Iterator[Record]:
     """Row by row where a batch as a whole has a cell that can't be read."""
     try:
-        yield from (Record(f"{path}:{row}", columns) for row, columns in enumerate(batch.to_pylist(), first))
+        for row, columns in enumerate(batch.to_pylist(), first):
+            yield Record(f"{path}:{row}", without_nan(columns))
     except (ValueError, OverflowError):
         for offset in range(batch.num_rows):
             try:
-                yield Record(f"{path}:{first + offset}", batch.slice(offset, 1).to_pylist()[0])
+                yield Record(f"{path}:{first + offset}", without_nan(batch.slice(offset, 1).to_pylist()[0]))
             except (ValueError, OverflowError) as error:
                 yield Record(f"{path}:{first + offset}", error=f"a cell can't be read: {error}")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,12 @@ class Source:
     header: tuple[str, ...] | None = None  # the column names, where the format tells them beforehand
     has_other_columns: bool = False  # data sets carry columns that are not for us; a prompt file's are typos
     folder: Path = Path()  # what relative paths in its cells are relative to
+
+
+def is_nan(value: object) -> bool:
+    return isinstance(value, Real) and value != value
+
+
+def without_nan(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a data set: tables of numbers in many tools write NaN where a cell has no value."""
+    return {name: None if is_nan(cell) else cell for name, cell in columns.items()}
