@@ -21,7 +21,7 @@ from interlace.cli.help.completion import completion
 from interlace.cli.help.environment import misspelt
 from interlace.cli.help.examples import EXAMPLES
 from interlace.cli.help.migrants import in_our_words
-from interlace.cli.help.names import OTHER_NAMES, other_environment, translate
+from interlace.cli.help.names import OTHER_NAMES, other_environment, translate, with_standard_input
 from interlace.cli.help.page import MATTER, formatters, split_all
 from interlace.cli.help.suggest import explain
 from interlace.cli.info import info
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         for formatter in _FORMATTERS.values():
             formatter.shows_all = shows_all
         app.config = [Env("INTERLACE_", command=False, show=False), other_environment, *([file] if file else [])]
-        return app(models_as_words(translate(app, tokens))) or OK
+        return app(models_as_words(translate(app, with_standard_input(app, tokens)))) or OK
     except CycloptsError as error:
         return _complain(explain(error), UNUSABLE)
     except (InvalidRequestError, ModelLoadError) as error:

@@ -24,7 +24,7 @@ def t2i(
     Parameters
     ----------
     prompts
-        Prompts, each in quotes; or the file that they are in.
+        Prompts, each in quotes; or the file that they are in; or `-`, standard input with one a line.
     prompt
         One or more prompts.
     prompts_file

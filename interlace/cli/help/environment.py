@@ -9,7 +9,18 @@ from difflib import get_close_matches
 PREFIX = "INTERLACE_"
 
 # Read by something else than a flag: see docs/environment in README and the modules that read them.
-_OTHERS = ("CACHE_DIR", "CHROMIUM", "CLIENTS_DIR", "CONFIG", "FAULT", "FUZZ_N", "IS_WORKER", "SOAK_S", "TRACEBACK")
+_OTHERS = (
+    "CACHE_DIR",
+    "CHROMIUM",
+    "CLIENTS_DIR",
+    "CONFIG",
+    "FAULT",
+    "FUZZ_N",
+    "IS_WORKER",
+    "SOAK_S",
+    "STANDARD_INPUT",
+    "TRACEBACK",
+)
 _OTHERS_UNDER = ("TEST_",)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from cyclopts import App, ArgumentCollection
 from cyclopts.config import Dict
 
+from interlace.bulk.input.formats.pipe import STANDARD_INPUT
 from interlace.errors import InvalidRequestError
 
 OTHER_NAMES = {
@@ -24,6 +25,7 @@ OTHER_NAMES = {
     "o": "output_dir",
     "dtype": "torch_dtype",
 }
+_INPUTS = ("prompts_file", "input", "prompt", "image")  # flags that a lone `-` may follow
 _SIZE = re.compile(r"(\d+)\s*[xX×*,]\s*(\d+)|(\d+)")
 
 
@@ -59,6 +61,28 @@ def translate(app: App, tokens: Sequence[str]) -> list[str]:
         else:
             found.append(token)
     return found
+
+
+def with_standard_input(app: App, tokens: Sequence[str]) -> list[str]:
+    """The tokens with `/dev/stdin` in the place of a lone `-`, which would be read as the beginning of a flag."""
+    end = list(tokens).index("--") if "--" in tokens else len(tokens)
+    if "-" not in tokens[:end]:
+        return list(tokens)
+    return [
+        STANDARD_INPUT if token == "-" and index < end and _may_stand(app, tokens, index) else token
+        for index, token in enumerate(tokens)
+    ]
+
+
+def _may_stand(app: App, tokens: Sequence[str], index: int) -> bool:
+    """Not as the value of a flag that is no input, such as --output-dir."""
+    before = tokens[index - 1] if index else ""
+    name = before.lstrip("-").replace("-", "_")
+    if not before.startswith("-") or "=" in before or name in _INPUTS:
+        return True
+    command = next((app[token] for token in tokens if not token.startswith("-") and token in app), app)
+    arguments = command.assemble_argument_collection() if command.default_command is not None else ()
+    return any(before in argument.names and argument.token_count()[0] == 0 for argument in arguments)
 
 
 def translate_keys(values: Mapping[str, object], known: Collection[str]) -> dict[str, object]:

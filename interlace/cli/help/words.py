@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interlace.bulk.input.formats import suffixes
+from interlace.bulk.input.formats.pipe import STANDARD_INPUT, is_standard_input
 from interlace.errors import InvalidRequestError
 
 _WHAT_TO_DRAW = """nothing to draw. Say what, or where it is written:
@@ -24,8 +25,11 @@ def words_of_t2i(
     words: Sequence[str], prompt: list[str] | None, prompts_file: str | None, command: str = "t2i"
 ) -> tuple[list[str] | None, str | None]:
     """The prompts, or the file. Raises `InvalidRequestError` where both or neither are given."""
-    if len(words) == 1 and _is_table(words[0]) and prompts_file is None:
+    if len(words) == 1 and (_is_table(words[0]) or is_standard_input(words[0])) and prompts_file is None:
         prompts_file = words[0]
+    elif STANDARD_INPUT in (*words, *(prompt or ())):
+        text = f"standard input stands alone, without other prompts: interlace {command} -"
+        raise InvalidRequestError(text, "prompt")
     elif words:
         if len(words) == 1:
             _check_is_prompt(words[0], command)
@@ -42,6 +46,9 @@ def words_of_edit(
     words: Sequence[str], table: str | None, image: list[str] | None, prompt: list[str] | None
 ) -> tuple[str | None, list[str] | None, list[str] | None]:
     """The file of edits, or pictures and instructions. Raises `InvalidRequestError` for anything else."""
+    if any(is_standard_input(word) for word in (*words, *(image or ()), table or "")):
+        text = "standard input gives one prompt a line, and edits have pictures: name a file (JSONL, CSV, ...) of them"
+        raise InvalidRequestError(text, "input")
     if len(words) == 1 and _is_table(words[0]) and table is None:
         table = words[0]
     elif words:

@@ -12,6 +12,7 @@ from interlace.bulk.input.formats.folder import FILE_NAME, METADATA, find_metada
 from interlace.bulk.input.formats.hub import hub_id, hub_source, is_saved_dataset, saved_source
 from interlace.bulk.input.formats.json import read_json
 from interlace.bulk.input.formats.parquet import parquet_files, parquet_header, read_parquet
+from interlace.bulk.input.formats.pipe import is_standard_input, standard_input
 from interlace.bulk.input.formats.record import Record, Source, Wanted
 from interlace.bulk.input.formats.tables import DELIMITERS, read_table, table_header
 from interlace.bulk.input.formats.text import read_jsonl, read_text
@@ -36,7 +37,7 @@ def suffixes() -> list[str]:
 
 
 def open_source(given: str | Path, split: str | None = None, subset: str | None = None) -> Source:
-    """A file, a folder, or the id of a dataset on the hub. Raises `InvalidRequestError` for what can't be used."""
+    """A file, a folder, the id of a dataset on the hub, or `-`. Raises `InvalidRequestError` for what can't be used."""
     path = Path(given)
     try:
         return _open_source(str(given), path, split, subset)
@@ -56,7 +57,9 @@ def _open_source(given: str, path: Path, split: str | None, subset: str | None) 
         name = hub_id(given)
         if name is not None:
             return hub_source(name, split, subset)
-    if path.is_dir():
+    if is_standard_input(given):
+        source = standard_input()
+    elif path.is_dir():
         if find_metadata(path) is None and is_saved_dataset(path):
             return saved_source(path, split)
         source = _folder_source(path)
