@@ -1,6 +1,7 @@
 """From flags to rows: where the input is, which of its rows are used and what its columns are called."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from interlace.bulk.input.formats.encodings import empty, is_empty
 from interlace.bulk.input.media import ImageRules
 from interlace.bulk.input.rows import Rows
 from interlace.bulk.input.selection import Selection
+from interlace.bulk.launch.worker import is_worker
 from interlace.bulk.made import check_kind
 from interlace.cli.flags.bulk import BulkFlags, SelectFlags
 from interlace.errors import InvalidRequestError
@@ -29,7 +31,7 @@ def open_rows(
     """The rows of a file, folder or dataset. Raises `InvalidRequestError` for flags or an input that can't be used."""
     if os.path.isfile(given) and is_empty(Path(given)):  # noqa: PTH113  Path's raises for long names
         raise InvalidRequestError(empty(Path(given)), "prompts_file")
-    return Rows.from_file(
+    rows = Rows.from_file(
         given,
         defaults,
         _selection(select),
@@ -38,6 +40,9 @@ def open_rows(
         split=select.split,
         subset=select.subset,
     )
+    if rows.unread is not None and not is_worker():
+        sys.stderr.write(rows.unread + "\n")
+    return rows
 
 
 def prompt_rows(prompts: Sequence[str], defaults: SamplingParams, select: SelectFlags) -> Rows:

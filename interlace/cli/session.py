@@ -72,8 +72,6 @@ def _generate(rows: Rows, flags: BulkFlags, engine: EngineConfig, remote: Remote
     sink_options = sink_options_of(flags.output)
     folder, overwrite = flags.output.output_dir, flags.output.overwrite
     rows = _named(replace(rows, sizes=size_door(flags, stages)), flags, options)
-    if rows.unread is not None and not is_worker():
-        sys.stderr.write(rows.unread + "\n")
     chosen: Iterable[Row | BadRow] = rows
     if flags.run.retry_failed:
         chosen = failed_rows(rows, folder)
