@@ -262,5 +262,6 @@ def test_the_built_in_model_says_what_it_does_not_know() -> None:
     assert notes(["a red circle", "a big heart on a white background"], None, 128) == []
     (shapes,) = notes(["a cat"], None, None)
     assert "'a cat' becomes the nearest" in shapes
-    (size,) = notes(["a star"], 160, 112)
-    assert "128x128" in size
+    assert notes(["a star"], 160, 112) == []
+    (size,) = notes(["a star"], 160, 96)
+    assert "112 to 192 pixels" in size

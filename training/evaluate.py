@@ -170,12 +170,10 @@ def solo_difference(pipeline: DiffusionPipeline, defaults: dict[str, Any], texts
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """All figures of the table, as far as the flags ask for them."""
     loaded = load_model(args.model, pipeline_class="FluxPipeline", optimizations=AUTO)  # as users load it
-    pipeline, defaults = loaded.pipeline, dict(loaded.defaults)
+    asked = {"num_inference_steps": args.steps, "true_cfg_scale": args.guidance}
+    own = {name: value for name, value in asked.items() if value is not None}
+    pipeline, defaults = loaded.pipeline, {**loaded.defaults, **own}
     pipeline.set_progress_bar_config(disable=True)
-    if args.steps:
-        defaults["num_inference_steps"] = args.steps
-    if args.guidance:
-        defaults["true_cfg_scale"] = args.guidance
     found: dict[str, Any] = {"steps": defaults["num_inference_steps"], "true_cfg_scale": defaults["true_cfg_scale"]}
     with torch.no_grad():
         found["vae_psnr_db"] = round(psnr(pipeline.vae, args.num_scenes, HELD_OUT), 2)
@@ -187,9 +185,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             texts, found["ideas_kept"] = expansion(args.expand, args.num_expanded)
             found["expanded"] = score_texts(pipeline, defaults, [Prompt(text, text) for text in texts])
         edit = load_model(args.model, pipeline_class="FluxKontextPipeline", optimizations=AUTO)
+        edit = replace(edit, defaults={**edit.defaults, **own})
         edit.pipeline.set_progress_bar_config(disable=True)
-        own = (defaults["width"], defaults["height"])
-        found |= {"x".join(map(str, size)): _at(size, loaded, edit, defaults, args) for size in args.sizes or [own]}
+        usual = (defaults["width"], defaults["height"])
+        found |= {"x".join(map(str, size)): _at(size, loaded, edit, defaults, args) for size in args.sizes or [usual]}
     return found
 
 

@@ -46,7 +46,7 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Sizes small, medium, large; one to three things; left of, right of, above, below, inside, behind.
 - What a prompt leaves out is as usual: medium, in the center, left to right, on white ("a red circle").
 - Backgrounds: plain, gradient, striped, checked.
-- Pictures from 64 to 192 pixels a side, in steps of 16; best at 128x128.
+- Pictures from 64 to 192 pixels a side, in steps of 16; best with sides of 112 and more.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
 Its training was short: outlines are a little rough; at 128x128 about one picture in fifty of one thing, one in ten of

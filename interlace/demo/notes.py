@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from interlace.demo.prompts import parse
 from interlace.demo.shapes import SHAPES
 
-TRAINED = (128, 128)  # pixels, width and height; other sizes come out worse
+GOOD_FROM = 112  # pixels a side; smaller pictures come out worse
 
 
 def notes(prompts: Sequence[str], width: int | None, height: int | None) -> list[str]:
-    """Lines on prompts without any shape, and on a size that the model is worse at. None of them is an error."""
+    """Lines on prompts without any shape, and on a size that is small for the model. None of them is an error."""
     found = []
     strange = [prompt for prompt in prompts if prompt.strip() and not parse(prompt).things]
     if strange:
@@ -19,6 +19,6 @@ def notes(prompts: Sequence[str], width: int | None, height: int | None) -> list
             "For anything else name a model: --model stable-diffusion-v1-5/stable-diffusion-v1-5 --variant fp16 "
             "--size 512x512 (3 GB to download; more in README.md, Real pictures)"
         )
-    if (width or TRAINED[0], height or TRAINED[1]) != TRAINED:
-        found.append("the built-in model draws best at 128x128; at other sizes more shapes come out wrong")
+    if min(width or GOOD_FROM, height or GOOD_FROM) < GOOD_FROM:
+        found.append("the built-in model draws best with sides of 112 to 192 pixels; smaller pictures come out worse")
     return found

@@ -11,8 +11,9 @@ import { NOUNS, speakOf } from "./words.js";
 const SHAPES = /\b(circles?|squares?|triangles?|stars?|rings?|cross(es)?|hearts?|moons?|disc|disk|ball|box|crescent|donut|doughnut|plus|hoop|dot)\b/i;
 const NOTES = {
   shapes: "The built-in model only knows shapes (circle, square, star, heart, …). For anything else start the server with another model.",
-  size: "The built-in model draws best at 128 × 128; at other sizes more shapes come out wrong.",
+  size: "The built-in model draws best with sides of 112 to 192 pixels; smaller pictures come out worse.",
 };
+const GOOD_FROM = 112; // pixels a side, as in interlace/demo/notes.py
 const SEEDS = 1e5; // random ones stay short enough to be read and typed again
 const PLACEHOLDERS = {
   pictures: { create: "a large red circle on a blue background", edit: "make the background yellow" },
@@ -262,10 +263,10 @@ export class Form {
     this.#note(editing);
   }
 
-  /** What the built-in model does not know: anything but shapes, and other sizes than its own. */
+  /** What the built-in model does not know: anything but shapes, and small sizes. */
   #note(editing) {
     const strange = this.#prompts().some((prompt) => !SHAPES.test(prompt));
-    const small = this.#limits && this.#size(this.mode) !== `${this.#limits.width}x${this.#limits.height}`;
+    const small = this.#limits && String(this.#size(this.mode)).split("x").some((side) => Number(side) < GOOD_FROM);
     const said = [strange && NOTES.shapes, small && NOTES.size].filter(Boolean);
     $("shapes-note").textContent = said.join(" ");
     $("shapes-note").hidden = editing || !this.#knowsShapesOnly || !said.length;
