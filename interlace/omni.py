@@ -18,7 +18,7 @@ from interlace.errors import InvalidRequestError
 from interlace.extras import NAMES, split_extras
 from interlace.models.arguments import ArgumentMapper
 from interlace.models.loader import LoadedModel, load_model
-from interlace.models.optimize import AUTO, Optimizations
+from interlace.models.optimize import Optimizations, chosen
 from interlace.prompts import Prompt
 from interlace.python.given import opened, with_keywords, with_pictures
 from interlace.python.shown import Bar, both, in_notebook, warn_of_cuts, warn_of_failures
@@ -92,7 +92,7 @@ class Omni:
             "revision": revision,
             "local_files_only": local_files_only,
             "pipeline_class": pipeline_class,
-            "optimizations": optimizations or (None if options.get("batch_invariant") else AUTO),
+            "optimizations": chosen(optimizations, batch_invariant=options.get("batch_invariant")),
         }
         if replicas != 1 or parallel is not None:
             config = model_in_processes(model, {**options, **load, **extras.set()}, device, replicas, parallel)

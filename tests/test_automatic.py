@@ -10,10 +10,12 @@ import torch
 from tiny import tiny_flux
 
 from interlace import Omni, SamplingParams
+from interlace.cli import main, serve
+from interlace.cli.flags.shared import EngineFlags, SpeedFlags
 from interlace.models.automatic import channels_last as layouts
 from interlace.models.automatic import choice
 from interlace.models.automatic.trial import Finding
-from interlace.models.optimize import AUTO, Optimizations
+from interlace.models.optimize import AUTO, OPTIMIZATIONS, Optimizations
 from tests.zoo import FAMILIES
 
 
@@ -91,6 +93,23 @@ def test_who_loads_by_name_gets_it_and_the_same_pictures(monkeypatch: pytest.Mon
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
     with Omni("demo", batch_invariant=True) as omni:
         assert omni.describe()["optimized"] == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--batch-invariant"], ["--optimize", "off"]])
+def test_every_command_takes_it_unless_told_otherwise(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setitem(OPTIMIZATIONS, "auto", lambda pipeline: asked.append(type(pipeline).__name__) or [])
+    small = ["--steps", "1", "--size", "64x64", "-o", str(tmp_path / "out"), *flags]
+    assert main.run(["t2i", "a star", *small]) == 0
+    assert main.run(["edit", str(tmp_path / "out" / "000000.png"), "make it blue", *small]) == 0
+    engine = EngineFlags(batch_invariant="--batch-invariant" in flags)
+    speed = SpeedFlags(optimize="off" if "off" in flags else "auto")
+    for omni in serve._here(serve.ServeFlags(engine=engine, speed=speed)):
+        assert omni is not None
+        omni.omni.close()
+    assert asked == ([] if flags else ["FluxPipeline", "FluxKontextPipeline", "FluxPipeline"])
 
 
 @pytest.mark.parametrize("family", ["wan", "ltx", "qwen-image", "stable-audio"])

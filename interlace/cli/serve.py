@@ -168,9 +168,13 @@ def _here(flags: ServeFlags) -> "tuple[AsyncOmni, AsyncOmni | None]":
     """What draws and what edits, in this process; both with one set of weights where a model does both."""
     from interlace.async_omni import AsyncOmni
     from interlace.models.loader import LoadedModel, load_model
+    from interlace.models.optimize import chosen
     from interlace.serve.jobs.models import editing_sibling, editor_of
 
+    engine = flags.engine_options()
     options: dict[str, Any] = {**flags.model.set(), **flags.speed.set()}
+    invariant = engine.get("batch_invariant")
+    options["optimizations"] = chosen(options.get("optimizations"), batch_invariant=invariant)
     own = {name: options.pop(name, None) for name in ("revision", "variant")}
     drawing = load_model(flags.name, **options, **own, extras=flags.extras)
     editing: LoadedModel | None
@@ -179,7 +183,6 @@ def _here(flags: ServeFlags) -> "tuple[AsyncOmni, AsyncOmni | None]":
         editing = editor_of(flags.edit_model, load, local_files_only=flags.model.local_files_only)
     else:
         editing = editing_sibling(drawing)
-    engine = flags.engine_options()
     return AsyncOmni(drawing, **engine), None if editing is None else AsyncOmni(editing, **engine)
 
 

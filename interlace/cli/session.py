@@ -275,11 +275,11 @@ def open_generator(flags: BulkFlags, engine: EngineConfig, fleet: "Fleet | None"
     from interlace.bulk.generator import OmniGenerator
     from interlace.models.loader import load_editor
 
-    api = _api_flags(flags)
+    api, model = _api_flags(flags), flags.model.model_name
     if api is not None:
-        return open_api_generator(flags.backend, flags.model.model_name, api)
+        return open_api_generator(flags.backend, model, api)
     stages = stages_of(flags, engine)
-    tell_of_loading(" and ".join(one.model for one in stages) if stages else flags.model.model_name)
+    tell_of_loading(" and ".join(one.model for one in stages) if stages else model)
     if flags.own_stages is not None:
         return AnswerGenerator(Omni(stages=stages), speaks=flags.makes == "speech")
     if stages:
@@ -289,12 +289,12 @@ def open_generator(flags: BulkFlags, engine: EngineConfig, fleet: "Fleet | None"
     if fleet is not None:
         from interlace.ray.bulk import fleet_generator
 
-        return fleet_generator(flags.model.model_name, {**options, **flags.extras.set()}, fleet, flags.edit)
+        return fleet_generator(model, {**options, **flags.extras.set()}, fleet, flags.edit)
     if (ranks := _ranks(flags)).world_size > 1:
         if flags.edit is not None:
             raise InvalidRequestError("edits run in one process each; leave --backend xdit out", "backend")
         options["parallel"] = ranks
     if flags.edit is not None:
-        loaded = load_editor(flags.model.model_name, flags.edit, **loading, extras=flags.extras)
-        return OmniGenerator(Omni(loaded, **asdict(engine)), flags.edit)
-    return OmniGenerator(Omni(flags.model.model_name, **options, **flags.extras.set()))
+        loading |= {"batch_invariant": engine.batch_invariant, "extras": flags.extras}
+        return OmniGenerator(Omni(load_editor(model, flags.edit, **loading), **asdict(engine)), flags.edit)
+    return OmniGenerator(Omni(model, **options, **flags.extras.set()))

@@ -30,7 +30,7 @@ from interlace.models.loading.errors import why_not_loaded
 from interlace.models.loading.meta import NoDetours
 from interlace.models.loading.quantize import Quantization, check_for_file, pipeline_config, quantize_in_place
 from interlace.models.loading.single_file import is_single_file, load_single_file
-from interlace.models.optimize import Optimizations
+from interlace.models.optimize import Optimizations, chosen
 from interlace.models.places import ModelIndex, model_folder, pipeline_class_of, read_index, read_settings
 from interlace.models.quiet import quiet
 from interlace.models.schedulers import make_scheduler
@@ -168,8 +168,12 @@ def defaults_for(pipeline: DiffusionPipeline, settings: Mapping[str, Any], own: 
     return {argument: value for argument, value in base.items() if argument in takes}
 
 
-def load_editor(model: str | Path, edit: EditModel, **options: Any) -> LoadedModel:
-    """As `load_model`, by the pipeline of `edit` and with its defaults where the model has none of its own."""
+def load_editor(model: str | Path, edit: EditModel, *, batch_invariant: object = False, **options: Any) -> LoadedModel:
+    """As `load_model`, by the pipeline of `edit` and with its defaults where the model has none of its own.
+
+    `batch_invariant`: of the engine that it is for; without it the model is optimised as far as nobody said otherwise.
+    """
+    options["optimizations"] = chosen(options.get("optimizations"), batch_invariant=batch_invariant)
     return as_editor(load_model(model, pipeline_class=edit.pipeline, **options), edit)
 
 

@@ -189,7 +189,13 @@ OPTIMIZATIONS: dict[str, Callable[[DiffusionPipeline], list[str] | None]] = {  #
 }
 
 
-AUTO = Optimizations(names=("auto",))  # of whoever loads a model by its name, and says nothing
+AUTO = Optimizations(names=("auto",))
+
+
+def chosen(asked: Optimizations | None, *, batch_invariant: object = False) -> Optimizations | None:
+    """What whoever loads a model by its name gets: as asked, else auto, but for an engine whose forwards are to give
+    the same bits in any company."""
+    return asked or (None if batch_invariant else AUTO)
 
 
 def _unknown(what: str, name: str, known: Iterable[str], param: str) -> InvalidRequestError:

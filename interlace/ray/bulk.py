@@ -76,6 +76,7 @@ def open_here(version: str, opener: Callable[[], Stage]) -> Stage:
 def open_editor(config: OmniStageConfig, edit: EditModel) -> Stage:
     """In the actor: the stage of a config whose model edits. Raises `ModelLoadError` or `InvalidRequestError`."""
     load: dict[str, Any] = {name: config.engine_args[name] for name in LOAD_OPTIONS if name in config.engine_args}
+    load["batch_invariant"] = config.engine_args.get("batch_invariant")
     extras, _ = split_extras(config.engine_args)
     return DiffusionStage(
         load_editor(config.model, edit, device=config.device_of(0), extras=extras, **load), config.drawing_config()

@@ -170,6 +170,7 @@ def _open(model: str, options: Mapping[str, Any], columns: Columns) -> OmniGener
         edit = find_edit_model(model, None)
         extras, others = split_extras(options)
         load = {name: others.pop(name) for name in _LOAD if name in others}
+        load["batch_invariant"] = others.get("batch_invariant")
         return OmniGenerator(Omni(load_editor(model, edit, extras=extras, **load), **others), edit)
     return OmniGenerator(Omni(model, **options))
 

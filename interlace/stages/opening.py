@@ -13,7 +13,7 @@ from interlace.engine.group.config import GroupConfig, launched_rank
 from interlace.errors import InvalidRequestError
 from interlace.extras import split_extras
 from interlace.models.loader import LoadedModel, load_model
-from interlace.models.optimize import AUTO, Optimizations
+from interlace.models.optimize import Optimizations, chosen
 from interlace.request import set_fields
 from interlace.stages.config import LOAD_OPTIONS, OmniStageConfig
 from interlace.stages.diffusion import DiffusionStage
@@ -117,8 +117,8 @@ def _loaded(config: OmniStageConfig, device: str | None) -> LoadedModel:
     load = {name: config.engine_args[name] for name in LOAD_OPTIONS if name in config.engine_args}
     if isinstance(load.get("optimizations"), str):
         load["optimizations"] = Optimizations(names=tuple(load["optimizations"].replace(",", " ").split()))
-    elif load.get("optimizations") is None and not config.engine_args.get("batch_invariant"):
-        load["optimizations"] = AUTO
+    invariant = config.engine_args.get("batch_invariant")
+    load["optimizations"] = chosen(load.get("optimizations"), batch_invariant=invariant)
     extras, _ = split_extras(config.engine_args)
     if config.dit_config.scheduler is not None:
         extras = replace(extras, scheduler=config.dit_config.scheduler)
