@@ -31,7 +31,7 @@ def main() -> None:
     with running_here(steps=None) as live, running_browser() as browser, _slowed(live):
         for name, options in _PICTURES.items():
             path = folder / f"{name}.png"
-            _take(browser, live.url, options, path)
+            _take(browser, live, options, path)
             print(f"{path}: {path.stat().st_size // 1000} kB")
 
 
@@ -54,18 +54,19 @@ def _slowed(live: Live) -> Iterator[None]:
         thread.join()
 
 
-def _take(browser: Browser, url: str, options: dict[str, object], path: Path) -> None:
+def _take(browser: Browser, live: Live, options: dict[str, object], path: Path) -> None:
     """Some pictures done, some far on, and some that joined them under way."""
-    with visit(browser, url, **options) as someone:
+    with visit(browser, live.url, **options) as someone:
         someone.ask("\n".join(_FIRST), steps=20)
         someone.wait_done(len(_FIRST))
         someone.ask("\n".join(_SECOND), steps=36)
         _wait_for_step(someone, 9)
         someone.ask("\n".join(_THIRD), steps=30)
-        _wait_for_step(someone, 24)
-        expect(someone.page.locator("#engine-now")).to_contain_text("share this pass", timeout=WAIT_MS)
-        someone.page.mouse.move(0, 0)
-        someone.page.screenshot(path=path)
+        _wait_for_step(someone, 20)
+        with live.paused():
+            expect(someone.page.locator("#engine-now")).to_contain_text("share this pass", timeout=WAIT_MS)
+            someone.page.mouse.move(0, 0)
+            someone.page.screenshot(path=path)
     with Image.open(path) as picture:
         small = picture.convert("RGB").quantize(256, kmeans=4, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
