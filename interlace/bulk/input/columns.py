@@ -186,22 +186,25 @@ class Columns:
         hint = f"its only column is {first!r}: take it with --prompt-column {shlex.quote(header[0])}"
         raise InvalidRequestError(f"{source}:1: no column prompt; {hint}", "prompts_file")
 
-    def _of_another_command(self, name: object) -> str | None:
-        """What is said of a column that another command has a use for."""
+    def _command_for(self, name: object) -> str | None:
+        """The other command, or commands, that have a use for a column."""
         if self.task == "answer":
             return None
         whose = {"t2v": {}, "t2a": _NOT_OF_SOUNDS}.get(self.task, _OF_FILMS).get(str(name))
-        if whose is not None:
-            return f"the column {name!r} is for {whose}; leave it out"
-        return f"the column {name!r} is for `interlace edit`" if name in EDIT_COLUMNS - self.known else None
+        return whose or ("`interlace edit`" if name in EDIT_COLUMNS - self.known else None)
+
+    def _of_another_command(self, name: object) -> str | None:
+        """What is said of such a column."""
+        whose = self._command_for(name)
+        return None if whose is None else f"the column {name!r} is for {whose}; leave it out"
 
     def _whose(self, name: str) -> str:
         """What a column that is not read may have been meant to be."""
-        if (told := self._of_another_command(name)) is not None:
-            return f" (for {told.partition(' is for ')[2].partition(';')[0]})"
-        near = difflib.get_close_matches(_plain(name), sorted(self.known), 1, cutoff=0.75)
-        other = _meant(name) if _meant(name) in self.known else None
-        return f" ({other or near[0]}?)" if other or near else ""
+        if (command := self._command_for(name)) is not None:
+            return f" (for {command})"
+        other = _meant(name)
+        near = [other] if other in self.known else difflib.get_close_matches(_plain(name), sorted(self.known), 1, 0.75)
+        return f" ({near[0]}?)" if near else ""
 
     def _unknown(self, name: object) -> str:
         told = self._of_another_command(name)
