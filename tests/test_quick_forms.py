@@ -167,6 +167,23 @@ def hook(denoiser: Any) -> None:
             part.register_forward_hook(lambda module, args, output: output * 1.5)
 
 
+class Negative(nn.Linear):
+    """What some quantisers and patches make of a layer: another class, in its place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return -super().forward(input)
+
+
+class Softer(forms.GELU):
+    def gelu(self, gate: Tensor) -> Tensor:
+        return torch.nn.functional.silu(gate)
+
+
+def other_class(denoiser: Any) -> None:
+    for part in denoiser.modules():
+        part.__class__ = {nn.Linear: Negative, forms.GELU: Softer}.get(type(part), type(part))
+
+
 def remove_lora(denoiser: Any) -> None:
     add_lora(denoiser)
     denoiser.delete_adapters("line")
@@ -174,8 +191,9 @@ def remove_lora(denoiser: Any) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [change_weights, new_weights, strided_biases, other_activation, hook, add_lora, remove_lora, lambda d: d.double()],
-)
+    [change_weights, new_weights, strided_biases, other_activation, other_class, hook, add_lora, remove_lora,
+     lambda d: d.double()],
+)  # fmt: skip
 def test_what_its_owner_changes_later_holds(change: Any) -> None:
     plain, denoiser = tiny_flux().transformer, quick(tiny_flux().transformer)
     before = run(plain)
@@ -184,6 +202,15 @@ def test_what_its_owner_changes_later_holds(change: Any) -> None:
     change(denoiser)
     assert apart(run(denoiser), run(plain)) < CLOSE
     assert change is remove_lora or apart(run(plain).float(), before) > CLOSE or change.__name__ == "<lambda>"
+
+
+def test_a_class_that_is_patched_is_run_as_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, denoiser = tiny_flux().transformer, quick(tiny_flux().transformer)
+    before = run(plain)
+    own = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, input: own(self, input) * 1.5)
+    assert apart(run(denoiser), run(plain)) < CLOSE
+    assert apart(run(plain), before) > CLOSE
 
 
 def test_adapters_that_are_there_before_stay_in_force() -> None:

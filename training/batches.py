@@ -2,7 +2,7 @@
 
 import pickle
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from training.words import MAX_TOKENS
 
 EDITS_FROM = 0.25  # of the training
 SHORT_SHARE = 0.3  # of captions
+NEW_OUTLINES = 3  # how much oftener edits that draw one are shown than others
 OTHER_SHARE = 0.16  # of batches of other sizes than 128x128
 
 
@@ -35,9 +36,8 @@ class Batch(NamedTuple):
 class _Picks:
     """Some scenes of a shard, by their numbers: what is hard to draw comes more often."""
 
-    def __init__(self, numbers: Sequence[int], scenes: Sequence[Scene]) -> None:
-        self._numbers = numbers
-        self._until = list(accumulate(max((hardness(t) for t in scenes[i].things), default=1) for i in numbers))
+    def __init__(self, numbers: Sequence[int], weights: Iterable[int]) -> None:
+        self._numbers, self._until = numbers, list(accumulate(weights))
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -45,6 +45,17 @@ class _Picks:
     def draw(self, rng: random.Random, count: int) -> list[int]:
         """So many numbers of scenes, some of them perhaps twice."""
         return rng.choices(self._numbers, cum_weights=self._until, k=count)
+
+
+def _hardest(scene: Scene) -> int:
+    return max((hardness(thing) for thing in scene.things), default=1)
+
+
+def _hardest_edit(before: Scene, after: Scene) -> int:
+    """Outlines that the picture before does not have are harder to draw than those that stay."""
+    outlines = {(thing.shape, thing.size) for thing in before.things}
+    new = any((thing.shape, thing.size) not in outlines for thing in after.things)
+    return _hardest(after) * (NEW_OUTLINES if new else 1)
 
 
 class Shards:
@@ -68,8 +79,11 @@ class Shards:
                     "usual": [i for i, scene in enumerate(scenes) if scene.background == usual_background(scene)],
                 }
                 kinds["easy"] = [i for i in kinds["single"] if scenes[i].background.pattern == "plain"]
-                shard["kinds"] = {kind: _Picks(numbers, scenes) for kind, numbers in kinds.items()}
-                shard["edits"] = _Picks(range(len(shard["instructions"])), shard["scenes_after"])
+                shard["kinds"] = {
+                    kind: _Picks(numbers, (_hardest(scenes[i]) for i in numbers)) for kind, numbers in kinds.items()
+                }
+                pairs = zip(shard["scenes_before"], shard["scenes_after"], strict=True)
+                shard["edits"] = _Picks(range(len(shard["instructions"])), (_hardest_edit(*pair) for pair in pairs))
                 if not self._shards:
                     self.mean, self.std = float(shard["latents"].float().mean()), float(shard["latents"].float().std())
                 self._shards[path.name] = shard

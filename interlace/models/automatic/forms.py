@@ -54,7 +54,7 @@ def typical(parts: Sequence[nn.Module]) -> nn.Module:
 def put_on(form: Form, parts: Sequence[nn.Module]) -> None:
     """From now on these parts run in their quick form; `take_off` undoes it."""
     for part in parts:
-        part.__dict__["forward"] = partial(form.forward, part)
+        part.__dict__["forward"] = partial(_in_form, form.of, form.forward, part)
 
 
 def take_off(module: nn.Module) -> None:
@@ -74,6 +74,13 @@ def try_form(form: Form, part: nn.Module) -> Finding:
             return compared(lambda: part(**arguments), lambda: form.forward(part, **arguments))
     except Exception as error:
         return Finding(False, f"not tried: {type(error).__name__}")
+
+
+def _in_form(of: type[nn.Module], quick: Callable[..., Any], part: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A part's forward; where somebody gave the part another class, or its class another forward, as that says."""
+    own = type(part).forward
+    forward = quick if type(part) is of and own is _OWN[of] else own
+    return forward(part, *args, **kwargs)
 
 
 def _linear(self: nn.Linear, input: Tensor) -> Tensor:  # as torch names it
@@ -151,7 +158,7 @@ def _is_plain(x: Tensor) -> bool:
 
 def _is_plain_product(linear: nn.Linear, x: Tensor) -> bool:
     """As `_is_plain`, with weights that are nobody else's. oneDNN reads a bias as if its numbers lay side by side."""
-    if type(linear) is not nn.Linear or not _is_plain(x):
+    if type(linear) is not nn.Linear or nn.Linear.forward is not _OWN[nn.Linear] or not _is_plain(x):
         return False
     weight, bias = linear.weight, linear.bias
     own = type(weight) is nn.Parameter and weight.dtype is torch.float32 and weight.is_cpu
@@ -168,7 +175,7 @@ def _is_bare(module: nn.Module) -> bool:
 
 
 def _has_form(module: nn.Module) -> bool:
-    return getattr(module.forward, "func", None) in _FORWARDS
+    return getattr(module.forward, "func", None) is _in_form
 
 
 def _is_fusible(linear: Any, x: Tensor) -> bool:
@@ -221,4 +228,4 @@ FORMS = (
         lambda block: _is_tanh(block.act_mlp),
     ),
 )  # fmt: skip
-_FORWARDS = frozenset(form.forward for form in FORMS)
+_OWN = {form.of: form.of.forward for form in FORMS}
