@@ -19,6 +19,7 @@ from interlace.cli.help.page import MATTER
 from interlace.cli.help.suggest import _COMMANDS, _MEANINGS
 from interlace.cli.main import app, run
 from interlace.demo.notes import notes
+from interlace.errors import ModelLoadError
 
 
 @pytest.fixture
@@ -243,6 +244,35 @@ def test_a_picture_and_an_instruction_are_an_edit_and_demo_edits(
     assert run(["edit", str(tmp_path / "a.png"), "make it blue", "--model", "demo"]) == 0
     assert seen["flags"].model.model_name == "demo-edit"
     assert [row.prompt for row in seen["rows"]] == ["make it blue"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["t2i", "a", "-o", ""], "--output-dir"),
+        (["t2i", "a", "--output-dir="], "--output-dir"),
+        (["t2i", "a", "--model", " "], "--model-name"),
+        (["edit", "a", "--images-dir", ""], "--images-dir"),
+        (["serve", ""], "a name on the command line"),
+        (["info", "--model="], "--model"),
+        (["t2i", "a", "--config", ""], "--config"),
+    ],
+)
+def test_a_variable_that_was_never_set_is_no_place(
+    command: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(command) == 2
+    assert f"error: {name} is empty; give it a " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_nor_is_one_of_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("INTERLACE_OUTPUT_DIR", "")
+    assert run(["t2i", "a"]) == 2
+    assert "INTERLACE_OUTPUT_DIR is empty" in capsys.readouterr().err
+    with pytest.raises(ModelLoadError, match="name is empty"):
+        interlace.Omni(model="")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

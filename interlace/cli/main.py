@@ -15,6 +15,7 @@ from interlace.cli.answer import answer
 from interlace.cli.bench import bench
 from interlace.cli.config import config
 from interlace.cli.edit import edit
+from interlace.cli.flags.empty import refuse_empty_names
 from interlace.cli.flags.file import FlagFile, flags_of_commands
 from interlace.cli.flags.several import models_as_words
 from interlace.cli.help.completion import completion
@@ -76,7 +77,8 @@ def run(arguments: Sequence[str]) -> int:
         tokens, shows_all = split_all(in_our_words(tokens))
         for formatter in _FORMATTERS.values():
             formatter.shows_all = shows_all
-        app.config = [Env("INTERLACE_", command=False, show=False), other_environment, *([file] if file else [])]
+        sources = [Env("INTERLACE_", command=False, show=False), other_environment, *([file] if file else [])]
+        app.config = [*sources, refuse_empty_names]
         return app(models_as_words(translate(app, with_standard_input(app, tokens)))) or OK
     except CycloptsError as error:
         return _complain(explain(error), UNUSABLE)

@@ -15,7 +15,12 @@ _SMALL_FILES = ["model_index.json", "interlace.json", "config.json", "*/config.j
 
 
 def model_folder(model: str) -> Path | None:
-    """The directory of a model that is on disk, `~` expanded, or that comes with Interlace; None for a hub id."""
+    """The directory of a model that is on disk, `~` expanded, or that comes with Interlace; None for a hub id.
+
+    Raises `ModelLoadError` for an empty name, which would be the current directory.
+    """
+    if not model.strip():
+        raise ModelLoadError("the model's name is empty; expected a directory, a file, a hub id or a built-in name")
     if model in MODELS:
         return MODELS[model].path
     folder = Path(os.path.expanduser(model))  # noqa: PTH111  Path's own raises where there is no such user

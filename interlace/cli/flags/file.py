@@ -36,7 +36,7 @@ class FlagFile:
     def split(cls, arguments: Sequence[str]) -> tuple[list[str], Self | None]:
         """Takes `--config FILE` (or INTERLACE_CONFIG) off a command line."""
         left: list[str] = []
-        path = os.environ.get("INTERLACE_CONFIG")
+        path = os.environ.get("INTERLACE_CONFIG") or None
         rest = iter(arguments)
         for argument in rest:
             if argument == "--":
@@ -49,6 +49,8 @@ class FlagFile:
                 path = argument.removeprefix("--config=")
             else:
                 left.append(argument)
+        if path is not None and not path.strip():
+            raise InvalidRequestError("--config is empty; give it a file or leave it out", "config")
         return left, cls(Path(path)) if path else None
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
