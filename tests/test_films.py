@@ -1,6 +1,7 @@
 """Films and sound through `Omni`: the pipeline's own bytes, how fast they play, how long they last, files of them."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,29 @@ def test_a_pipeline_may_call_its_frames_otherwise() -> None:
             rule.check({"num_frames": 9, "height": 33})
     stock = FAMILIES["sana-video"].build()(
         prompt="a red fox", frames=9, generator=torch.Generator().manual_seed(3), output_type="pil", **own
+    )
+    expected = np.stack([np.asarray(frame) for frame in stock.frames[0]])
+    assert np.abs(output.frames[0].array.astype(int) - expected).max() <= 1
+
+
+def test_a_model_may_know_one_length_only() -> None:
+    """Latte's call has `video_length`, and its frames have as many positions as its films have frames."""
+    own = {"height": 16, "width": 16, "num_inference_steps": 2, "clean_caption": False}
+    pipeline = FAMILIES["latte"].build()
+    rule = PipelineSizes(FAMILIES["latte"].build(), own)
+    with Omni(LoadedModel("tiny-latte", pipeline, own)) as omni:
+        assert omni.arguments.makes == "film"
+        [output] = omni.generate("a red fox", seed=3, num_frames=4)
+        assert omni.arguments.resolved(_request(num_frames=4))["fps"] == 10
+        for frames, refuses in ((4, False), (5, True), (1, False)):
+            for check in (
+                lambda frames=frames: omni.arguments.arguments(_request(num_frames=frames)),
+                lambda frames=frames: rule.check({"num_frames": frames}),
+            ):
+                with pytest.raises(InvalidRequestError, match="expected 4, or 1") if refuses else nullcontext():
+                    check()
+    stock = FAMILIES["latte"].build()(
+        prompt="a red fox", video_length=4, generator=torch.Generator().manual_seed(3), output_type="pil", **own
     )
     expected = np.stack([np.asarray(frame) for frame in stock.frames[0]])
     assert np.abs(output.frames[0].array.astype(int) - expected).max() <= 1

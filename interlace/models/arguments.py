@@ -57,7 +57,7 @@ class ArgumentMapper:
             self._check_known(name)
         arguments = {**self._defaults, **given}
         check_limits(self._model.limits, arguments)
-        check_num_frames(self._model.pipeline, arguments.get("num_frames"))
+        check_num_frames(self._model.pipeline, arguments.get(self._own_name("num_frames")))
         check_picture(self._model.pipeline, self.parameters, arguments)
         if "generator" in self.parameters:
             arguments["generator"] = torch.Generator("cpu").manual_seed(sampling.seed or 0)

@@ -1,11 +1,14 @@
-"""Films that begin with a picture (Wan 2.1, Wan 2.2, LTX-Video), with their sound (LTX-2), and SANA-Video's."""
+"""Films that begin with a picture (Wan 2.1, Wan 2.2, LTX-Video), with their sound (LTX-2), SANA-Video's and Latte's."""
 
 from typing import Any
 
 from diffusers import (
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
+    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    LattePipeline,
+    LatteTransformer3DModel,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
     LTXImageToVideoPipeline,
@@ -24,8 +27,9 @@ from transformers import (
 )
 
 from .dit import gemma2
-from .family import Family, finish, picture
-from .tokenizers import causal_tokenizer
+from .family import Family, finish, picture, seeded
+from .parts import t5_text, vae
+from .tokenizers import causal_tokenizer, t5_tokenizer
 from .video import _build, _clips, _ltx, _wan, _wan_transformer
 
 
@@ -129,16 +133,37 @@ def _sana_video() -> Any:
     return finish(SanaVideoPipeline(**parts | {"transformer": transformer}))
 
 
-def _named_otherwise(*args: Any, **common: Any) -> list[dict[str, Any]]:
+def _latte() -> Any:
+    """Whose call says `video_length`, and whose films have one length."""
+    with seeded():
+        return finish(
+            LattePipeline(
+                tokenizer=t5_tokenizer(),
+                text_encoder=t5_text(),
+                vae=vae(shift_factor=None),
+                transformer=LatteTransformer3DModel(
+                    sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3,
+                    caption_channels=32, in_channels=4, cross_attention_dim=24, out_channels=8, video_length=4,
+                    activation_fn="gelu-approximate", num_embeds_ada_norm=1000, norm_type="ada_norm_single",
+                    norm_elementwise_affine=False, norm_eps=1e-6, attention_bias=True,
+                ),
+                scheduler=DDIMScheduler(),
+            )
+        )  # fmt: skip
+
+
+def _named_otherwise(name: str, *args: Any, **common: Any) -> list[dict[str, Any]]:
     requests = _clips(*args, **common)
-    return [{"frames" if name == "num_frames" else name: value for name, value in one.items()} for one in requests]
+    return [{name if key == "num_frames" else key: value for key, value in one.items()} for one in requests]
 
 
 _SIZES = ((16, 16), (16, 32))
 _ALL = (
-    Family("sana-video", _build(_sana_video), lambda: _named_otherwise((5,), ((32, 32), (32, 64)),
+    Family("sana-video", _build(_sana_video), lambda: _named_otherwise("frames", (5,), ((32, 32), (32, 64)),
                                                                       use_resolution_binning=False,
                                                                       complex_human_instruction=None)),
+    Family("latte", _build(_latte), lambda: _named_otherwise("video_length", (4,), ((16, 16), (16, 32)),
+                                                             clean_caption=False, mask_feature=False)),
     Family("wan-i2v", _build(_wan_i2v), lambda: _from_pictures((5,), _SIZES)),
     Family("wan-ti2v", _build(_wan_ti2v), lambda: _from_pictures((5,), _SIZES, max_sequence_length=16)),
     Family("ltx-i2v", _build(_ltx_i2v), lambda: _from_pictures((9,), ((32, 32), (32, 64)), max_sequence_length=16)),

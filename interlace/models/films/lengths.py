@@ -12,11 +12,11 @@ Makes = Literal["pictures", "film", "sound"]
 _FPS: dict[str, float] = {
     "Allegro": 15, "AnimateDiff": 8, "Cosmos2_5": 16, "Cosmos2Video": 16, "CogVideoX": 8, "ConsisID": 8, "Cosmos": 30,
     "EasyAnimate": 8, "Helios": 24, "HunyuanVideoFramepack": 30, "HunyuanVideo15": 24, "Hunyuan": 15, "Kandinsky": 24,
-    "LTX": 24, "LucyEdit": 24, "Mochi": 30, "MotifVideo": 24, "SkyReels": 24, "StableVideoDiffusion": 7,
+    "Latte": 10, "LTX": 24, "LucyEdit": 24, "Mochi": 30, "MotifVideo": 24, "SkyReels": 24, "StableVideoDiffusion": 7,
     "WanAnimate": 30,
 }  # fmt: skip
 _OTHER_FPS = 16.0  # Wan's, and SANA-Video's
-_FRAMES = ("num_frames", "frames")  # what pipelines call how many frames a film is to have
+_FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call how many frames a film is to have
 _RATES = ("frame_rate", "fps")  # what pipelines call it where the model itself is told
 _LENGTHS = ("audio_end_in_s", "audio_length_in_s", "audio_duration_s", "audio_duration", "duration")  # seconds of sound
 
@@ -65,13 +65,25 @@ def frames_of(seconds: float, fps: float, pipeline: object) -> int:
 
 
 def check_num_frames(pipeline: object, num_frames: int | None) -> None:
-    """Raises `InvalidRequestError` for a film that is longer than a pipeline's motion adapter knows. Other pipelines
-    take any number of frames, or round it."""
-    config: Any = getattr(getattr(pipeline, "motion_adapter", None), "config", None)
-    most = getattr(config, "motion_max_seq_length", None)
-    if num_frames is not None and most is not None and num_frames > most:
+    """Raises `InvalidRequestError` for a film that is longer than a pipeline's motion adapter knows, or of another
+    length than the only one that its model was made for (Latte). Other pipelines take any number of frames, or round
+    it."""
+    if num_frames is None:
+        return
+    most = _says(pipeline, "motion_adapter", "motion_max_seq_length")
+    if most is not None and num_frames > most:
         text = f"num_frames is {num_frames}; expected 1 to {most}, which is as long as the motion adapter's films are"
         raise InvalidRequestError(text, "num_frames")
+    only = _says(pipeline, "transformer", "video_length")
+    if only is not None and num_frames not in (1, only):
+        text = f"num_frames is {num_frames}; expected {only}, or 1: this model's films have no other length"
+        raise InvalidRequestError(text, "num_frames")
+
+
+def _says(pipeline: object, part: str, name: str) -> int | None:
+    """What the configuration of a pipeline's part has under a name."""
+    found = getattr(getattr(getattr(pipeline, part, None), "config", None), name, None)
+    return found if isinstance(found, int) else None
 
 
 def length_arguments(
