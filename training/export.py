@@ -88,6 +88,18 @@ def assemble(vae: AutoencoderKL, checkpoint: Path, *, averaged: bool = True) -> 
     )
 
 
+@torch.no_grad()
+def mix(pipeline: FluxPipeline, other: Path, share: float) -> None:
+    """Makes the transformer's weights the mean of theirs and those of a finished model, which has `share` of it.
+
+    For one that was trained on from the other: what it learnt stays mostly, and so does what it had begun to forget
+    (Wortsman and others 2022, "Robust fine-tuning of zero-shot models").
+    """
+    before = FluxPipeline.from_pretrained(other, torch_dtype=torch.float32).transformer.state_dict()
+    for name, weight in pipeline.transformer.state_dict().items():
+        weight.lerp_(before[name], share)
+
+
 def export(pipeline: FluxPipeline, folder: Path) -> None:
     """Write everything that the loader needs to `folder`, in place of what is there."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -110,8 +122,13 @@ def main() -> None:
     parser.add_argument("--denoiser", type=Path, default=Path("out/training/denoiser/checkpoint.pt"))
     parser.add_argument("--folder", type=Path, default=MODELS["demo"].path)
     parser.add_argument("--live", action="store_true", help="the last weights instead of the averaged ones")
+    parser.add_argument("--mix-with", type=Path, help="a finished model that this one was trained on from")
+    parser.add_argument("--mix-share", type=float, default=0.3, help="its share of the transformer's weights")
     args = parser.parse_args()
-    export(assemble(load_autoencoder(args.vae), args.denoiser, averaged=not args.live), args.folder)
+    pipeline = assemble(load_autoencoder(args.vae), args.denoiser, averaged=not args.live)
+    if args.mix_with:
+        mix(pipeline, args.mix_with, args.mix_share)
+    export(pipeline, args.folder)
     size = sum(f.stat().st_size for f in args.folder.rglob("*") if f.is_file())
     print(f"{args.folder}: {size / 1e6:.1f} MB")
 
