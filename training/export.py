@@ -49,8 +49,8 @@ on scenes that Interlace's `training/` draws; no picture or text of anybody else
 - Pictures from 64 to 192 pixels a side, in steps of 16; best with sides of 112 and more.
 
 What it can't do: anything else. Words that it does not know count as nothing; more than {words} words are cut off.
-Its training was short: outlines are a little rough; with sides of 112 pixels and more, about one picture in fifty of
-one thing, one in ten of two and one edit in five has a wrong shape, and more of them where a side is shorter.
+Its training was short: outlines are a little rough; with sides of 112 pixels and more, about one picture in thirty of
+one thing, one in eight of two and one edit in five has a wrong shape, and more of them where a side is shorter.
 `training/README.md` has the measured figures and how to train it again.
 """
 
