@@ -1,5 +1,7 @@
 """Adapters by request: eight requests over three adapters and none share their forwards, each as stock alone."""
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from interlace.errors import InvalidRequestError
 from interlace.models.adapters.files import wanted_sources
 from tests.test_families import TOLERANCE, difference
 from tests.zoo import FAMILIES
+from tests.zoo.family import seeded
 
 _ADAPTERS = {
     "line": (4, ["to_q", "to_k", "to_v"]),
@@ -133,6 +136,36 @@ def test_an_adapter_that_is_not_loaded_is_refused_with_those_that_are() -> None:
     pipeline, _ = adapted("sd15-ddim")
     with Engine(pipeline) as engine, pytest.raises(InvalidRequestError, match="grain, line, wash"):
         engine.submit(requests("sd15-ddim", 1)[0], adapters={"lime": 1.0})
+
+
+@pytest.mark.parametrize("first", [None, {}, {"line": 1.0}])
+def test_an_adapter_that_comes_while_requests_run_is_there_for_those_that_come_after(
+    first: dict[str, float] | None,
+) -> None:
+    pipeline, denoiser = adapted("sd15-ddim")
+    slow, new, *_ = requests("sd15-ddim", 2)
+    began = threading.Event()
+
+    def rest(view: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
+        began.set()
+        time.sleep(0.05)  # what of its own the request has on the modules stays on meanwhile
+        return given
+
+    late = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "conv1"], init_lora_weights=False)
+    with Engine(pipeline, max_batch_rows=None) as engine:
+        running = engine.submit({**slow, "num_inference_steps": 12, "callback_on_step_end": rest}, adapters=first)
+        assert began.wait(60)
+        with engine.paused(), seeded(3):
+            denoiser.add_adapter(late, "late")
+            activate(denoiser, {})
+        time.sleep(0.02)  # into the next step
+        came = engine.submit(new, adapters={"late": 1.0})
+        assert not running.done()
+        before, output = running.result(timeout=300), came.result(timeout=300)
+    for wanted, got, kwargs in ((first, before, {**slow, "num_inference_steps": 12}), ({"late": 1.0}, output, new)):
+        activate(denoiser, wanted or {})
+        kwargs["generator"].manual_seed(kwargs["generator"].initial_seed())
+        assert difference(got, pipeline(**kwargs)) < TOLERANCE
 
 
 def test_a_name_that_is_no_file_is_answered_with_those_that_come_with_the_model() -> None:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import InvalidStateError
 from dataclasses import replace
 from time import monotonic
@@ -14,6 +14,7 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 
 from interlace.config import EngineConfig
+from interlace.engine.adapters.sharing import LoadedAdapters
 from interlace.engine.allocator import keep_memory
 from interlace.engine.caches.prompt import PromptCache
 from interlace.engine.costs import costs_of
@@ -60,6 +61,7 @@ class Engine:
             keep_memory()
         memory = MemoryModel(*budget_of(modules_of(pipeline).values(), pipeline.device, self.config))
         self._core = EngineCore(pipeline, self.config, costs_of(pipeline), memory)
+        self._adapters = LoadedAdapters(lambda: self._core.tenancy.commons.now.turn())
         self.lead = lead
         if lead is not None:
             self._core.executor.run_module = lead.run
@@ -115,7 +117,7 @@ class Engine:
         Raises `EngineClosedError`, `EngineDeadError`, or `InvalidRequestError` when `request_id` is in use.
         """
         if adapters:
-            self._core.executor.adapters.check(list(modules_of(self.pipeline).values()), adapters)
+            self._adapters.check(modules_of(self.pipeline).values(), adapters)
         ticket = self._ticket(kwargs, request_id, pipeline)
         ticket.listener = of_steps(on_step) if listener is None and on_step is not None else listener
         ticket.priority, ticket.preview_every = priority, preview_every
@@ -160,14 +162,13 @@ class Engine:
             self._book.enter(tickets)
             self._runner.post(lambda: self._core.add(tickets))
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> contextlib.AbstractContextManager[None]:
         """Within, no forward runs and no request goes on: for changes of the modules that others may not see half done.
+        They are as their owner has them, whatever requests that run have of their own.
 
         Raises `EngineClosedError` or `EngineDeadError`.
         """
-        with self._runner.paused(self._post, self._check_open):
-            yield
+        return self._runner.paused(self._post, self._check_open)
 
     def _post(self, message: Callable[[], object]) -> None:
         with self._lock:

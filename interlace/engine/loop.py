@@ -183,6 +183,7 @@ class EngineCore:
             self._num_kept = self.tenancy.num_kept
             for ticket in running:
                 if ticket.call is not None:
+                    self.runs.look_again(ticket, ticket.call)
                     ticket.pending = self._describe(ticket, ticket.call)
         pending = [ticket.pending for ticket in running if ticket.pending is not None and may(ticket.pending)]
         group = self._scheduler.next_forward(pending, self.executor.row_limits, monotonic())

@@ -38,8 +38,13 @@ class Runner:
 
     @contextlib.contextmanager
     def paused(self, post: Callable[[Message], None], check: Callable[[], None]) -> Iterator[None]:
-        """Within, no step runs. `post` hands over a message or raises; `check` raises when the thread has ended."""
+        """Within, no step runs, and it is this thread's turn. `post` hands over a message or raises; `check` raises when
+        the thread has ended."""
         if threading.current_thread() is self.thread:
+            yield
+            return
+        if self._core.tenancy.commons.now.taken:  # then the engine's thread is kept waiting already
+            check()
             yield
             return
         reached, go_on = threading.Event(), threading.Event()
@@ -52,7 +57,8 @@ class Runner:
         try:
             while not reached.wait(0.5):
                 check()
-            yield
+            with self._core.tenancy.commons.now.turn():
+                yield
         finally:
             go_on.set()
 

@@ -6,7 +6,7 @@ plain, and is checked like any fusion; an adapter that was seen to come out wron
 
 import contextlib
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -15,11 +15,16 @@ from interlace.engine.adapters.mixing import Mixer
 from interlace.engine.adapters.scales import scaled
 from interlace.engine.calls.call import ModuleCall
 from interlace.engine.pipeline.ambient import eager
+from interlace.engine.pipeline.variants.recorder import num_written
 from interlace.errors import InvalidRequestError
+from interlace.python.recent import Recent
+
+
+_MOST = 32  # variants of a module whose layers are remembered
 
 
 class _AdapterPart:
-    """One module's layers, as they are since `number` of them were there."""
+    """One module's layers, as requests of one variant have them."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.layers = AdapterLayers(module)
@@ -32,11 +37,16 @@ class _AdapterPart:
 
 
 class Adapters:
-    """Puts a request's adapters on its calls. `mixing` False: requests with different ones never share."""
+    """Puts a request's adapters on its calls. `mixing` False: requests with different ones never share.
+
+    In the engine's thread, with the variant of the calls' requests on: requests that run while an adapter is loaded go
+    on without it, so layers are known by module and variant.
+    """
 
     def __init__(self, *, mixing: bool = True) -> None:
         self._mixing = mixing
-        self._parts: weakref.WeakKeyDictionary[torch.nn.Module, _AdapterPart] = weakref.WeakKeyDictionary()
+        self._parts: weakref.WeakKeyDictionary[torch.nn.Module, Recent[Hashable, _AdapterPart]]
+        self._parts = weakref.WeakKeyDictionary()
 
     def changed(self) -> None:
         """Adapters were loaded or removed."""
@@ -46,22 +56,21 @@ class Adapters:
         """Note on a call what its request wants; None: as the pipeline's owner has it."""
         if wanted is None:
             return
-        layers = self._part(call.target.module).layers
+        layers = self._part(call).layers
         named = ((name, float(weight)) for name, weight in wanted.items() if name in layers.names)
         # A plain adapter of weight 0 adds nothing; DoRA still scales what is there.
         call.adapters = tuple((name, weight) for name, weight in named if weight or not layers.mixable(name))
 
     def key(self, call: ModuleCall) -> Hashable:
         """What of a call's adapters, and of IP-Adapters' scales, must be equal to share; None where nothing must."""
-        if call.scales is not None and not (self._mixing and not self._part(call.target.module).scales_apart):
+        if call.scales is not None and not (self._mixing and not self._part(call).scales_apart):
             return self._key(call), call.scales
         return self._key(call)
 
     def _key(self, call: ModuleCall) -> Hashable:
         if call.adapters is None:
-            part = self._parts.get(call.target.module)
-            return "owner" if part is not None and part.layers.active else None
-        if self._mixing and self._part(call.target.module).mixable(call.adapters):
+            return "owner" if self._part(call).layers.active else None
+        if self._mixing and self._part(call).mixable(call.adapters):
             return None
         return call.adapters or None
 
@@ -77,7 +86,7 @@ class Adapters:
         first, mixed = calls[0], is_mixed(calls)
         if not mixed and first.adapters is None and first.scales is None:
             return contextlib.nullcontext()
-        part, stack = self._part(first.target.module), contextlib.ExitStack()
+        part, stack = self._part(first), contextlib.ExitStack()
         if mixed:
             stack.enter_context(eager(first.target.module))
         if differ(calls):
@@ -92,7 +101,7 @@ class Adapters:
     def set_apart(self, calls: Sequence[ModuleCall], proven: frozenset[str]) -> str:
         """The adapters in a mixed forward that came out wrong, but for proven ones, are not mixed again; nor are scales
         of IP-Adapters, where these were mixed. Returns what they are in words."""
-        part, said = self._part(calls[0].target.module), []
+        part, said = self._part(calls[0]), []
         if any(call.scales != calls[0].scales for call in calls):
             part.scales_apart = True
             said.append("scales of IP-Adapters")
@@ -103,19 +112,33 @@ class Adapters:
             said.append(f"the adapters {', '.join(sorted(wrong))}")
         return " and ".join(said)
 
-    def check(self, modules: Sequence[torch.nn.Module], wanted: Mapping[str, float]) -> None:
-        """Raises `InvalidRequestError` for an adapter that no module has."""
-        known = frozenset[str]().union(*(self._part(module).layers.names for module in modules))
+    def _part(self, call: ModuleCall) -> _AdapterPart:
+        module = call.target.module
+        if (parts := self._parts.get(module)) is None:
+            parts = self._parts[module] = Recent(_MOST)
+        if (part := parts.get(call.wears)) is None:
+            part = parts[call.wears] = _AdapterPart(module)
+        return part
+
+
+class LoadedAdapters:
+    """The names of the adapters that a pipeline's owner has loaded. `turn()` is the owner's, to look in any thread."""
+
+    def __init__(self, turn: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
+        self._turn = turn
+        self._known: tuple[int, frozenset[str]] = -1, frozenset()  # what was written until then
+
+    def check(self, modules: Iterable[torch.nn.Module], wanted: Iterable[str]) -> None:
+        """Raises `InvalidRequestError` for an adapter that none of `modules` has."""
+        written, known = self._known
+        if written != num_written():
+            with self._turn():
+                known = frozenset[str]().union(*(AdapterLayers(module).names for module in modules))
+                self._known = num_written(), known
         for name in wanted:
             if name not in known:
                 shown = ", ".join(sorted(known)) or "none"
                 raise InvalidRequestError(f"no adapter {name!r} is loaded; loaded are {shown}", "adapters")
-
-    def _part(self, module: torch.nn.Module) -> _AdapterPart:
-        part = self._parts.get(module)
-        if part is None:
-            part = self._parts[module] = _AdapterPart(module)
-        return part
 
 
 def is_mixed(calls: Sequence[ModuleCall]) -> bool:

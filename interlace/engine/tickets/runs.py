@@ -67,6 +67,13 @@ class Runs:
         self.seconds += perf_counter() - start
         return said
 
+    def look_again(self, ticket: Ticket, call: ModuleCall) -> None:
+        """Their owner has changed the modules while `call` waits: its request keeps what was there."""
+        if ticket.strand is not None:
+            self._tenancy.wear(ticket.strand)
+        self._tenancy.mark(ticket.strand, call)
+        self._executor.adapters.put_on(call, ticket.adapters)
+
     def look(self, ticket: Ticket, value: object) -> NonFiniteOutputError | None:
         """The error of an output with NaN or Inf in it, where that is checked; what isn't known yet is a doubt."""
         doubt = finite(value) if self._check_finite else made(value)

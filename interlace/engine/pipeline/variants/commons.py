@@ -108,6 +108,11 @@ class Commons:
             finally:
                 self._publish(recorder)
 
+    @property
+    def taken(self) -> bool:
+        """Whether it is this thread's turn, or step."""
+        return bool(self._turn._is_owned())  # type: ignore[attr-defined]
+
     @contextlib.contextmanager
     def stock_call(self) -> Iterator[None]:
         """A stock call in another thread: from its first write on, if there is one, it has the modules to itself."""
@@ -140,7 +145,7 @@ class Commons:
     def outside(self) -> Iterator[None]:
         """A stock forward in another thread: it finds its owner's state, and has the modules to itself from the moment
         that it changes them (a LoRA scale) to its end."""
-        if self._turn._is_owned():  # type: ignore[attr-defined]
+        if self.taken:
             with recording(IGNORE):
                 yield
             return

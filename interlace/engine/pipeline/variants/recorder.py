@@ -134,6 +134,7 @@ class Within(Recorder):
 
 IGNORE = Within(lambda: None)
 _num_written = 0
+_num_written_lock = threading.Lock()
 
 
 def num_written() -> int:
@@ -144,7 +145,8 @@ def num_written() -> int:
 def note_written() -> None:
     """Somebody has written to a watched module, on the owner's side."""
     global _num_written
-    _num_written += 1
+    with _num_written_lock:
+        _num_written += 1
 
 
 def current() -> Recorder | None:
