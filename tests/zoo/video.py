@@ -52,7 +52,11 @@ def _wan(**more: Any) -> Any:
         WanPipeline(
             transformer=_wan_transformer(),
             vae=AutoencoderKLWan(
-                base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+                base_dim=8,  # of 3, one channel was left in its norms: the sign of what may be no more than rounding
+                z_dim=16,
+                dim_mult=[1, 1, 1, 1],
+                num_res_blocks=1,
+                temperal_downsample=[False, True, True],
             ),
             scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
             text_encoder=t5_text(),
