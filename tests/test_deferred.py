@@ -375,7 +375,8 @@ def test_adapters_of_rows_and_quantised_weights_draw_as_where_nothing_is_deferre
     flags = [*flags, "--optimize", "off"]  # auto takes what is quicker just then, equal within rounding
     own, here = tmp_path / "own", tmp_path / "here"
     command = [sys.executable, "-m", "interlace", "t2i", str(rows), "--output-dir", str(own), *size, *flags]
-    subprocess.run(command, check=True, capture_output=True)
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
     assert main.run(["t2i", str(rows), "--output-dir", str(here), *size, *flags]) == 0
     for name in ("plain", "outline", "both"):
         assert apart(own / f"{name}.png", here / f"{name}.png") <= 1  # as two runs without any of it may differ

@@ -38,8 +38,9 @@ class Runner:
 
     @contextlib.contextmanager
     def paused(self, post: Callable[[Message], None], check: Callable[[], None]) -> Iterator[None]:
-        """Within, no step runs, and it is this thread's turn. `post` hands over a message or raises; `check` raises when
-        the thread has ended."""
+        """Within, no step runs, and it is the caller's turn. `post` hands over a message or raises; `check` raises when
+        the thread has ended.
+        """
         if threading.current_thread() is self.thread:
             yield
             return

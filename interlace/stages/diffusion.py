@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from diffusers import SchedulerMixin
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 
 from interlace.adapters import from_prompt
@@ -50,6 +50,7 @@ class DiffusionStage:
         """`lead`: of the ranks that run the engine's forwards with it."""
         self.model = model
         self.arguments = ArgumentMapper(model)
+        self._facts = _facts(model.pipeline)  # now: while requests run the modules may have what is theirs
         self.controls = ControlLibrary(model.pipeline, model.extras)
         self.engine = self.controls.engine = Engine(model.pipeline, config, lead=lead)
         try:
@@ -103,20 +104,11 @@ class DiffusionStage:
 
     def describe(self) -> dict[str, object]:
         """What this model is and does: class, components, default arguments, limits, what can't be shared."""
-        pipeline = self.model.pipeline
-        components = {
-            name: {"class": type(part).__name__, "parameters": sum(p.numel() for p in part.parameters())}
-            for name, part in pipeline.components.items()
-            if hasattr(part, "parameters")
-        }
         cache = self.engine.prompt_cache
         return {
             "model": self.model.name,
             "description": self.model.description,
-            "pipeline": type(pipeline).__name__,
-            "dtype": str(pipeline.dtype).removeprefix("torch."),
-            "device": str(pipeline.device),
-            "components": components,
+            **self._facts,
             "defaults": dict(self.model.defaults),
             "limits": dict(self.model.limits),
             "optimized": list(self.model.optimized),
@@ -287,3 +279,17 @@ def _total(tickets: Sequence[Ticket]) -> Metrics:
         num_skipped=sum(ticket.metrics.num_skipped for ticket in tickets),
         num_guidance_held=sum(ticket.metrics.num_guidance_held for ticket in tickets),
     )
+
+
+def _facts(pipeline: DiffusionPipeline) -> dict[str, object]:
+    components = {
+        name: {"class": type(part).__name__, "parameters": sum(p.numel() for p in part.parameters())}
+        for name, part in pipeline.components.items()
+        if hasattr(part, "parameters")
+    }
+    return {
+        "pipeline": type(pipeline).__name__,
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "device": str(pipeline.device),
+        "components": components,
+    }

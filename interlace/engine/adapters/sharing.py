@@ -19,7 +19,6 @@ from interlace.engine.pipeline.variants.recorder import num_written
 from interlace.errors import InvalidRequestError
 from interlace.python.recent import Recent
 
-
 _MOST = 32  # variants of a module whose layers are remembered
 
 
