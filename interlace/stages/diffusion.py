@@ -65,6 +65,7 @@ class DiffusionStage:
         self._previewer = Previewer(model.pipeline)
         self._limits = TextLimits(model.pipeline)
         self._workers = ThreadPoolExecutor(num_workers, "interlace-worker", run_alone)
+        self._loader = ThreadPoolExecutor(1, "interlace-loader", run_alone)  # nobody's output waits for what loads
         self._live: dict[str, _Live] = {}
 
     def submit(self, request: Request, listener: Listener | None = None) -> "Future[Output]":
@@ -76,8 +77,9 @@ class DiffusionStage:
             result.set_result(Output(request_id=request.request_id, prompt=request.prompt, error=error))
             return result
         result.add_done_callback(lambda _: self._live.pop(request.request_id))
-        if self.loras.needs_loading(request.drawing.lora or ()):
-            self._workers.submit(self._try, request, live, result, listener)
+        drawing = request.drawing
+        if self.loras.needs_loading(drawing.lora or ()) or self.controls.needs_loading(drawing):
+            self._loader.submit(self._try, request, live, result, listener)
         else:
             self._try(request, live, result, listener)
         return result
@@ -119,6 +121,7 @@ class DiffusionStage:
     def close(self) -> None:
         """Stop the engine and the workers; pending requests end with an error."""
         self.engine.close()
+        self._loader.shutdown()
         self._workers.shutdown()
 
     def _submit(self, request: Request, live: _Live, result: "Future[Output]", listener: Listener | None) -> None:

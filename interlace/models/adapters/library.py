@@ -3,9 +3,11 @@
 Between the names of requests and the engine's adapters. Safe in several threads. Knows nothing of HTTP or rows.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
@@ -22,6 +24,7 @@ from interlace.units import show_bytes
 @dataclass
 class _Loaded:
     lora: Lora
+    inner: str  # what it is called in the pipeline: another file under the same name is another adapter
     users: int = 0  # requests that run with it
     leaving: bool = False  # unloaded, as soon as nobody uses it
 
@@ -29,12 +32,14 @@ class _Loaded:
 class LoraLibrary(LoraNames):
     """`loras` are those that are loaded, by name. Raises `InvalidRequestError` for one of `extras` that can't be.
 
-    An adapter is called NAME_HASH in the pipeline, so that another file under the same name is another adapter.
+    One thread at a time loads or removes, and may wait for a forward to end; nobody who only asks or takes what is
+    loaded waits for that.
     """
 
     def __init__(self, model: str, pipeline: DiffusionPipeline, extras: Extras, engine: Engine) -> None:
         super().__init__(model, extras)
         self._pipeline, self._engine, self._max = pipeline, engine, extras.max_loras
+        self._loading = threading.RLock()  # taken before `_lock`, never after it
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._hashes: dict[str, str] = {}
         for source in list(self._sources.values()):
@@ -52,37 +57,11 @@ class LoraLibrary(LoraNames):
 
     def load(self, source: LoraSource) -> Lora:
         """Load an adapter, or make it the newest. Raises `InvalidRequestError`; then nothing has changed."""
-        check_name(source.name)
-        with self._lock:
-            path = source.find()
-            known = self._loaded.get(source.name)
-            if known is not None and known.lora.path == str(path) and known.lora.sha256 == file_hash(path):
-                known.leaving = False
-                self._sources[source.name] = source
-                self._loaded.move_to_end(source.name)
-                return known.lora
-            if known is not None and known.users:
-                text = f"lora {source.name!r} is in use by {known.users} requests; load the file under another name"
-                raise InvalidRequestError(text, "lora")
-            inner = f"{source.name}_{file_hash(path)[:8]}"
-            with self._engine.paused():
-                lora = load_lora(self._pipeline, source.name, path, inner)
-                if (room := self._engine.weights_changed(lora.num_bytes)) is not None and room < 0:
-                    self._engine.weights_changed(-lora.num_bytes)
-                    remove_lora(self._pipeline, inner)
-                    text = f"lora {source.name!r} takes {show_bytes(lora.num_bytes)}, which the memory budget lacks"
-                    raise InvalidRequestError(f"{text}; raise it, or lower --max-loras", "lora")
-            if known is not None:
-                self._remove(source.name)
-            self._sources[source.name] = source
-            self._loaded[source.name], self._hashes[source.name] = _Loaded(lora), lora.sha256
-            self._shrink(keep=source.name)
-            return lora
+        return self._load(source).lora
 
     def bring(self, choice: LoraChoice) -> Lora:
         """Load what a request would name, without using it. Raises as `take` does."""
-        with self._lock:
-            return self.load(self._source(choice))
+        return self.load(self._source_of(choice))
 
     def unload(self, name: str) -> None:
         """Forget an adapter; requests that run with it end first. Raises `UnknownAdapterError`."""
@@ -90,9 +69,9 @@ class LoraLibrary(LoraNames):
             if name not in self._sources and name not in self._loaded:
                 raise self._unknown(name)
             self._sources.pop(name, None)
-            if (loaded := self._loaded.get(name)) is not None:
-                loaded.leaving = True
-                self._remove_left()
+            if name in self._loaded:
+                self._loaded[name].leaving = True
+        self._shrink()
 
     def needs_loading(self, choices: Sequence[LoraChoice]) -> bool:
         """Whether one of these must be read from disk first."""
@@ -104,46 +83,100 @@ class LoraLibrary(LoraNames):
 
         Raises `UnknownAdapterError` for a name that isn't known, `InvalidRequestError` for a file that doesn't fit.
         """
-        with self._lock:
-            taken: list[_Loaded] = []
-            try:
-                for choice in choices:
-                    taken.append(self._take(choice))
-            except BaseException:
-                self._give_back(taken)
-                raise
-            pairs = zip(choices, taken, strict=True)
-            adapters = {f"{one.lora.name}_{one.lora.sha256[:8]}": choice.scale for choice, one in pairs}
+        taken: list[_Loaded] = []
+        try:
+            for choice in choices:
+                taken.append(self._take(choice))
+        except BaseException:
+            self._give_back(taken)
+            raise
+        adapters = {one.inner: choice.scale for choice, one in zip(choices, taken, strict=True)}
         return adapters, lambda: self._give_back(taken)
 
     def _take(self, choice: LoraChoice) -> _Loaded:
-        source = self._source(choice)
-        if choice.name not in self._loaded or (choice.path is not None and self._sources.get(choice.name) != source):
-            self.load(source)
-        loaded = self._loaded[choice.name]
-        self._loaded.move_to_end(choice.name)
-        loaded.users += 1
+        with self._lock:
+            source, loaded = self._source_of(choice), self._loaded.get(choice.name)
+            if loaded is not None and (choice.path is None or self._sources.get(choice.name) == source):
+                self._loaded.move_to_end(choice.name)
+                loaded.users += 1
+                return loaded
+        return self._load(source, users=1)
+
+    def _load(self, source: LoraSource, users: int = 0) -> _Loaded:
+        """`users` of it more than there are."""
+        check_name(source.name)
+        with self._loading:
+            path = source.find()
+            digest = file_hash(path)
+            with self._lock:
+                known = self._loaded.get(source.name)
+                if known is not None and known.lora.sha256 == digest:
+                    return self._kept(source, known, users)
+                if known is not None and known.users:
+                    text = f"lora {source.name!r} is in use by {known.users} requests; load the file under another name"
+                    raise InvalidRequestError(text, "lora")
+                self._loaded.pop(source.name, None)  # whoever wants it now waits for the new one
+            try:
+                loaded = _Loaded(*self._read(source.name, path, f"{source.name}_{digest[:8]}"))
+            except BaseException:
+                if known is not None:
+                    with self._lock:
+                        self._loaded[source.name] = known
+                raise
+            if known is not None:
+                self._remove(known)
+            with self._lock:
+                self._kept(source, loaded, users)
+            self._shrink(keep=source.name)
+            return loaded
+
+    def _kept(self, source: LoraSource, loaded: _Loaded, users: int) -> _Loaded:
+        loaded.leaving = False
+        loaded.users += users
+        self._sources[source.name], self._hashes[source.name] = source, loaded.lora.sha256
+        self._loaded[source.name] = loaded
+        self._loaded.move_to_end(source.name)
         return loaded
+
+    def _read(self, name: str, path: Path, inner: str) -> tuple[Lora, str]:
+        with self._engine.paused():
+            lora = load_lora(self._pipeline, name, path, inner)
+            if (room := self._engine.weights_changed(lora.num_bytes)) is not None and room < 0:
+                self._engine.weights_changed(-lora.num_bytes)
+                remove_lora(self._pipeline, inner)
+                text = f"lora {name!r} takes {show_bytes(lora.num_bytes)}, which the memory budget lacks"
+                raise InvalidRequestError(f"{text}; raise it, or lower --max-loras", "lora")
+        return lora, inner
+
+    def _source_of(self, choice: LoraChoice) -> LoraSource:
+        with self._lock:
+            return self._source(choice)
 
     def _give_back(self, taken: Sequence[_Loaded]) -> None:
         with self._lock:
             for one in taken:
                 one.users -= 1
-            self._remove_left()
-            self._shrink()
-
-    def _remove_left(self) -> None:
-        for name in [name for name, one in self._loaded.items() if one.leaving and not one.users]:
-            self._remove(name)
+        self._shrink()
 
     def _shrink(self, keep: str | None = None) -> None:
-        """Those that requests run with stay, however many they are."""
-        idle = [name for name, one in self._loaded.items() if not one.users and name != keep]
-        for name in idle[: max(len(self._loaded) - self._max, 0)]:
-            self._remove(name)
+        """Those that are to leave do, and the least used beyond the most that may stay. Those that requests run with
+        stay, however many they are."""
+        if not self._surplus(keep):
+            return
+        with self._loading:
+            with self._lock:
+                gone = [self._loaded.pop(name) for name in self._surplus(keep)]
+            for one in gone:
+                self._remove(one)
 
-    def _remove(self, name: str) -> None:
-        lora = self._loaded.pop(name).lora
+    def _surplus(self, keep: str | None) -> list[str]:
+        with self._lock:
+            idle = {name: one.leaving for name, one in self._loaded.items() if not one.users and name != keep}
+            leaving = [name for name, leaves in idle.items() if leaves]
+            staying = [name for name, leaves in idle.items() if not leaves]
+            return leaving + staying[: max(len(self._loaded) - len(leaving) - self._max, 0)]
+
+    def _remove(self, gone: _Loaded) -> None:
         with self._engine.paused():
-            remove_lora(self._pipeline, f"{name}_{lora.sha256[:8]}")
-            self._engine.weights_changed(-lora.num_bytes)
+            remove_lora(self._pipeline, gone.inner)
+            self._engine.weights_changed(-gone.lora.num_bytes)

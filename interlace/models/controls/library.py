@@ -74,6 +74,10 @@ class ControlLibrary:
             return 0
         return sum(p.nbytes for net in self._nets.values() for p in net.parameters())
 
+    def needs_loading(self, sampling: SamplingParams) -> bool:
+        """Whether a request's ControlNets have not yet run together: their pipeline must be made first."""
+        return bool(sampling.controlnet) and _names(sampling.controlnet or ()) not in self._siblings
+
     def take(self, sampling: SamplingParams) -> Controlled:
         """What a request runs. Raises `UnknownAdapterError` for a name that isn't known, `InvalidRequestError`."""
         for param, known in (("controlnet", self._nets), ("ip_adapter", self._ip_adapters)):
@@ -85,7 +89,7 @@ class ControlLibrary:
         choices = sampling.controlnet
         for one in choices:
             _check_mode(one, num_modes(self._nets[one.name]))
-        pipeline = self._sibling(tuple(dict.fromkeys(one.name for one in choices)), len(choices))
+        pipeline = self._sibling(_names(choices), len(choices))
         takes = frozenset(inspect.signature(pipeline.__call__).parameters)
         if arguments and "ip_adapter_image" not in takes:
             if sampling.ip_adapter:
@@ -129,6 +133,10 @@ class ControlLibrary:
             return sibling(self._pipeline, str(self._family.with_adapter), adapter=one_or_more)
         runs = self._family.with_union if kind == self._family.union else self._family.with_controlnet
         return sibling(self._pipeline, str(runs), controlnet=one_or_more)
+
+
+def _names(choices: Sequence[ControlChoice]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.name for one in choices))
 
 
 def _check_pictures(param: str, choices: Sequence[ControlChoice] | None) -> None:
