@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from interlace import Omni, SamplingParams
 from training import denoiser, language, latents, vae
 from training.common import load_checkpoint, save_checkpoint
-from training.export import assemble, export, load_autoencoder
+from training.export import assemble, export, load_autoencoder, mix
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,13 @@ def test_a_denoiser_is_trained_goes_on_and_draws(autoencoder: Path, shards: Path
     assert output.images[0].size == (128, 128)
 
     finished = load_file(tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
+    other = assemble(load_autoencoder(autoencoder), tmp_path / "other" / "checkpoint.pt")
+    own = {name: weight.clone() for name, weight in other.transformer.state_dict().items()}
+    mix(other, tmp_path / "model", 0.25)
+    for name, weight in other.transformer.state_dict().items():
+        assert torch.allclose(weight, 0.75 * own[name] + 0.25 * finished[name].float(), atol=1e-6)
+    assert any(not torch.equal(weight, own[name]) for name, weight in other.transformer.state_dict().items())
+
     for num_steps, learns in ((1, False), (3, True)):  # the probes first, then the transformer
         on = denoiser.Shards(shards, easy_share=0.2, edit_share=0.5, other_share=0.5)
         told = {"num_steps": num_steps, "batch": 2, "peak": 1e-3, "seed": 0, "dtype": torch.bfloat16}
