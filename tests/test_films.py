@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from diffusers import TextToVideoZeroPipeline
 
 from interlace import Omni, SamplingParams
 from interlace.errors import InvalidRequestError
@@ -127,6 +128,25 @@ def test_a_model_may_know_one_length_only() -> None:
     )
     expected = np.stack([np.asarray(frame) for frame in stock.frames[0]])
     assert np.abs(output.frames[0].array.astype(int) - expected).max() <= 1
+
+
+def test_pictures_of_a_pipeline_whose_call_says_how_many_frames_are_one_film() -> None:
+    """Text2Video-Zero, over Stable Diffusion's parts; rows of one forward attend to each other in it."""
+    own = {"height": 32, "width": 32, "num_inference_steps": 6, "t0": 2, "t1": 4}
+    parts = FAMILIES["sd15-ddim"].build().components
+    kept = {name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    pipeline = TextToVideoZeroPipeline(
+        **kept, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    with Omni(LoadedModel("tiny-zero", pipeline, own)) as omni:
+        asked = [{"num_frames": frames, "seed": seed} for frames, seed in ((3, 1), (3, 2), (4, 3))]
+        outputs = [future.result() for future in [omni.submit("a fox", one) for one in asked]]
+    for request, output in zip(asked, outputs, strict=True):
+        generator = torch.Generator().manual_seed(request["seed"])
+        stock = pipeline("a fox", video_length=request["num_frames"], generator=generator, **own).images
+        assert output.images == []
+        assert len(output.frames) == 1
+        assert np.abs(output.frames[0].array.astype(int) - (stock * 255).round()).max() <= 1
 
 
 def test_flow_shift_is_the_schedulers(wan: Omni) -> None:

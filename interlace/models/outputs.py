@@ -17,10 +17,14 @@ from interlace.models.films.decoding import DecodedFilm, frame_bytes
 from interlace.request import Output
 
 
-def add_native(output: Output, native: Any) -> None:
-    """Append what a pipeline returned for one request to `output`'s images, frames and audio."""
+def add_native(output: Output, native: Any, *, is_film: bool = False) -> None:
+    """Append what a pipeline returned for one request to `output`'s images, frames and audio. `is_film`: its pictures
+    are the frames of one film, as Text2Video-Zero returns them.
+    """
     heard = next((found for name in ("audios", "audio") if (found := getattr(native, name, None)) is not None), None)
-    if getattr(native, "images", None) is not None:
+    if getattr(native, "images", None) is not None and is_film:
+        output.frames.append(Frames.of(to_pil(native.images)))
+    elif getattr(native, "images", None) is not None:
         output.images.extend(to_pil(native.images))
     elif getattr(native, "frames", None) is not None:
         output.frames.extend(_film(video) for video in native.frames)

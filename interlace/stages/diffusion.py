@@ -258,7 +258,7 @@ class DiffusionStage:
         try:
             output = replace(empty, images=[], frames=[], audio=[])
             for part in parts:
-                add_native(output, part.result())
+                add_native(output, part.result(), is_film=self.arguments.makes == "film")
             if output.frames:
                 output.fps = self.arguments.fps(request.drawing)
             if output.audio:
