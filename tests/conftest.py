@@ -31,3 +31,10 @@ def sides_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from interlace.bench import sides
 
     monkeypatch.setattr(sides, "SIDE", sides.SideHere)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a test said that failed at first and passed when it ran again: there is no other trace of it."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"at first: {report.nodeid}", "-")
+        terminalreporter.write_line("\n".join(report.longreprtext.splitlines()[-60:]))
