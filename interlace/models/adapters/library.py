@@ -6,6 +6,7 @@ Between the names of requests and the engine's adapters. Safe in several threads
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from diffusers import DiffusionPipeline
 
 from interlace.adapters import LoraChoice
 from interlace.engine.engine import Engine
-from interlace.errors import InvalidRequestError
+from interlace.errors import EngineClosedError, EngineDeadError, InvalidRequestError
 from interlace.extras import Extras
 from interlace.models.adapters.files import LoraSource, check_name, file_hash
 from interlace.models.adapters.lora import Lora, load_lora, remove_lora
@@ -177,6 +178,6 @@ class LoraLibrary(LoraNames):
             return leaving + staying[: max(len(self._loaded) - len(leaving) - self._max, 0)]
 
     def _remove(self, gone: _Loaded) -> None:
-        with self._engine.paused():
+        with suppress(EngineClosedError, EngineDeadError), self._engine.paused():  # then the pipeline is nobody's
             remove_lora(self._pipeline, gone.inner)
             self._engine.weights_changed(-gone.lora.num_bytes)
