@@ -143,12 +143,16 @@ def test_an_adapter_that_comes_while_requests_run_is_there_for_those_that_come_a
     first: dict[str, float] | None,
 ) -> None:
     pipeline, denoiser = adapted("sd15-ddim")
-    slow, new, *_ = requests("sd15-ddim", 2)
-    began = threading.Event()
+    slow, new, other = requests("sd15-ddim", 3)
+    began, loaded, came = threading.Event(), threading.Event(), threading.Event()
+    asked: list[Any] = []
 
     def rest(view: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
         began.set()
         time.sleep(0.05)  # what of its own the request has on the modules stays on meanwhile
+        if loaded.is_set() and not came.is_set():
+            asked.append(engine.submit(other, adapters={"late": 1.0}))  # from within that request
+            came.set()
         return given
 
     late = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "conv1"], init_lora_weights=False)
@@ -158,11 +162,13 @@ def test_an_adapter_that_comes_while_requests_run_is_there_for_those_that_come_a
         with engine.paused(), seeded(3):
             denoiser.add_adapter(late, "late")
             activate(denoiser, {})
-        time.sleep(0.02)  # into the next step
-        came = engine.submit(new, adapters={"late": 1.0})
+        loaded.set()
+        assert came.wait(60)
+        asked.append(engine.submit(new, adapters={"late": 1.0}))
         assert not running.done()
-        before, output = running.result(timeout=300), came.result(timeout=300)
-    for wanted, got, kwargs in ((first, before, {**slow, "num_inference_steps": 12}), ({"late": 1.0}, output, new)):
+        outputs = [future.result(timeout=300) for future in (running, *asked)]
+    wanted_by = (first, {"late": 1.0}, {"late": 1.0})
+    for wanted, got, kwargs in zip(wanted_by, outputs, ({**slow, "num_inference_steps": 12}, other, new), strict=True):
         activate(denoiser, wanted or {})
         kwargs["generator"].manual_seed(kwargs["generator"].initial_seed())
         assert difference(got, pipeline(**kwargs)) < TOLERANCE

@@ -14,7 +14,6 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 
 from interlace.config import EngineConfig
-from interlace.engine.adapters.sharing import LoadedAdapters
 from interlace.engine.allocator import keep_memory
 from interlace.engine.caches.prompt import PromptCache
 from interlace.engine.costs import costs_of
@@ -61,7 +60,6 @@ class Engine:
             keep_memory()
         memory = MemoryModel(*budget_of(modules_of(pipeline).values(), pipeline.device, self.config))
         self._core = EngineCore(pipeline, self.config, costs_of(pipeline), memory)
-        self._adapters = LoadedAdapters(lambda: self._core.tenancy.commons.now.turn())
         self.lead = lead
         if lead is not None:
             self._core.executor.run_module = lead.run
@@ -117,7 +115,8 @@ class Engine:
         Raises `EngineClosedError`, `EngineDeadError`, or `InvalidRequestError` when `request_id` is in use.
         """
         if adapters:
-            self._adapters.check(modules_of(self.pipeline).values(), adapters)
+            self._check_open()
+            self._core.runs.loaded.check(adapters)
         ticket = self._ticket(kwargs, request_id, pipeline)
         ticket.listener = of_steps(on_step) if listener is None and on_step is not None else listener
         ticket.priority, ticket.preview_every = priority, preview_every

@@ -6,7 +6,7 @@ plain, and is checked like any fusion; an adapter that was seen to come out wron
 
 import contextlib
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 
@@ -15,8 +15,6 @@ from interlace.engine.adapters.mixing import Mixer
 from interlace.engine.adapters.scales import scaled
 from interlace.engine.calls.call import ModuleCall
 from interlace.engine.pipeline.ambient import eager
-from interlace.engine.pipeline.variants.recorder import num_written
-from interlace.errors import InvalidRequestError
 from interlace.python.recent import Recent
 
 _MOST = 32  # variants of a module whose layers are remembered
@@ -118,26 +116,6 @@ class Adapters:
         if (part := parts.get(call.wears)) is None:
             part = parts[call.wears] = _AdapterPart(module)
         return part
-
-
-class LoadedAdapters:
-    """The names of the adapters that a pipeline's owner has loaded. `turn()` is the owner's, to look in any thread."""
-
-    def __init__(self, turn: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
-        self._turn = turn
-        self._known: tuple[int, frozenset[str]] = -1, frozenset()  # what was written until then
-
-    def check(self, modules: Iterable[torch.nn.Module], wanted: Iterable[str]) -> None:
-        """Raises `InvalidRequestError` for an adapter that none of `modules` has."""
-        written, known = self._known
-        if written != num_written():
-            with self._turn():
-                known = frozenset[str]().union(*(AdapterLayers(module).names for module in modules))
-                self._known = num_written(), known
-        for name in wanted:
-            if name not in known:
-                shown = ", ".join(sorted(known)) or "none"
-                raise InvalidRequestError(f"no adapter {name!r} is loaded; loaded are {shown}", "adapters")
 
 
 def is_mixed(calls: Sequence[ModuleCall]) -> bool:

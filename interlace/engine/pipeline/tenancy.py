@@ -64,6 +64,11 @@ class Tenancy:
         return self._keepers.reason
 
     @property
+    def components(self) -> list[torch.nn.Module]:
+        """What requests share, siblings' components too."""
+        return self._interception.modules
+
+    @property
     def busy(self) -> bool:
         """Whether requests are running."""
         return bool(self._strands)

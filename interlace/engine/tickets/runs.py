@@ -5,6 +5,7 @@ from time import perf_counter
 from typing import Any
 
 from interlace.config import EngineConfig
+from interlace.engine.adapters.loaded import LoadedAdapters
 from interlace.engine.caches.shortcuts import Shortcuts
 from interlace.engine.calls.call import ModuleCall
 from interlace.engine.calls.executor import Executor
@@ -25,10 +26,14 @@ class Runs:
     def __init__(self, config: EngineConfig, tenancy: Tenancy, executor: Executor, shortcuts: Shortcuts) -> None:
         self._check_finite = config.check_finite
         self._tenancy, self._executor, self._shortcuts = tenancy, executor, shortcuts
+        self.loaded = LoadedAdapters(tenancy)
         self.seconds = 0.0
 
     def start(self, ticket: Ticket) -> None:
         """Gives it a strand. Raises what putting on its outfit or its adapters raises."""
+        if ticket.adapters:
+            self._tenancy.refresh()
+            self.loaded.check(ticket.adapters)
         self._shortcuts.start(ticket)
         ticket.strand = self._tenancy.start(
             lambda view: _call_pipeline(ticket, view),

@@ -113,6 +113,12 @@ class Commons:
         """Whether it is this thread's turn, or step."""
         return bool(self._turn._is_owned())  # type: ignore[attr-defined]
 
+    @property
+    def is_owners(self) -> bool:
+        """Whether it is this thread's turn, or step, and the modules are as their owner has them."""
+        recorder = current()
+        return self.taken and not self.wardrobe.worn and (recorder is None or not recorder.private)
+
     @contextlib.contextmanager
     def stock_call(self) -> Iterator[None]:
         """A stock call in another thread: from its first write on, if there is one, it has the modules to itself."""
