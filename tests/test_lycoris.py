@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from interlace import Engine
 from interlace.errors import InvalidRequestError
-from interlace.models.adapters.lora import load_lora, remove_lora
+from interlace.models.adapters.lora import load_lora, read_lora, remove_lora
 from tests.checkpoints import save_kohya, save_lycoris
 from tests.test_families import TOLERANCE, difference
 from tests.zoo import FAMILIES
@@ -32,8 +32,8 @@ def test_a_request_gets_what_the_changed_weights_give(tmp_path: Path, kind: str)
         for name, delta in adds.items():
             twin.unet.get_submodule(name).weight += 0.7 * delta
     changed = twin(**call(1))
-    load_lora(pipeline, "a", tmp_path / "a.safetensors")
-    load_lora(pipeline, "b", tmp_path / "b.safetensors")  # over the former's layers
+    load_lora(pipeline, read_lora("a", tmp_path / "a.safetensors"))
+    load_lora(pipeline, read_lora("b", tmp_path / "b.safetensors"))  # over the former's layers
     with Engine(pipeline) as engine:
         futures = [engine.submit(call(i), adapters=own) for i, own in enumerate([{}, {"a": 0.7}])]
         outputs = [future.result(timeout=120) for future in futures]
@@ -52,5 +52,5 @@ def test_what_peft_has_no_layer_for_is_refused_and_leaves_nothing(tmp_path: Path
     name = next(name for name in tensors if name.endswith("lokr_w2_b"))
     save_file({**tensors, name.replace("lokr_w2_b", "dora_scale"): torch.ones(8)}, tmp_path / "b.safetensors")
     with pytest.raises(InvalidRequestError, match="dora_scale, which are not supported"):
-        load_lora(pipeline, "b", tmp_path / "b.safetensors")
+        load_lora(pipeline, read_lora("b", tmp_path / "b.safetensors"))
     assert not getattr(pipeline.unet, "peft_config", {})

@@ -184,7 +184,7 @@ class EngineCore:
             for ticket in running:
                 if ticket.call is not None:
                     self.runs.look_again(ticket, ticket.call)
-                    ticket.pending = self._describe(ticket, ticket.call)
+                    ticket.pending = self._prospects.pending(ticket, ticket.call)
         pending = [ticket.pending for ticket in running if ticket.pending is not None and may(ticket.pending)]
         group = self._scheduler.next_forward(pending, self.executor.row_limits, monotonic())
         return self.shortcuts.distinct([self._running[call.request_id] for call in group]) if group else []

@@ -18,7 +18,7 @@ from interlace.bench.machine import describe_model
 from interlace.engine.engine import Engine
 from interlace.errors import InvalidRequestError
 from interlace.models.adapters.files import own_sources
-from interlace.models.adapters.lora import load_lora
+from interlace.models.adapters.lora import load_lora, read_lora
 from interlace.models.loader import load_model
 from interlace.models.optimize import Optimizations
 
@@ -98,7 +98,7 @@ class LoraWay:
         sources = [source.find() for source in own_sources(load.model_name).values()]
         self._names = [f"adapter{number}" for number in range(NUM_ADAPTERS)]
         for number, adapter in enumerate(self._names):
-            load_lora(pipeline, adapter, sources[number % len(sources)])
+            load_lora(pipeline, read_lora(adapter, sources[number % len(sources)]))
         self._engine = None if options is None else Engine(pipeline, max_num_seqs=load.max_num_seqs, **options)
         self._run([{**kwargs, "num_inference_steps": 3} for kwargs in self._requests()])  # learns, verifies
 

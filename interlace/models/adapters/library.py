@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
@@ -17,7 +16,7 @@ from interlace.engine.engine import Engine
 from interlace.errors import EngineClosedError, EngineDeadError, InvalidRequestError
 from interlace.extras import Extras
 from interlace.models.adapters.files import LoraSource, check_name, file_hash
-from interlace.models.adapters.lora import Lora, load_lora, remove_lora
+from interlace.models.adapters.lora import Lora, LoraFile, load_lora, read_lora, remove_lora
 from interlace.models.adapters.names import LoraNames
 from interlace.units import show_bytes
 
@@ -118,7 +117,7 @@ class LoraLibrary(LoraNames):
                     raise InvalidRequestError(text, "lora")
                 self._loaded.pop(source.name, None)  # whoever wants it now waits for the new one
             try:
-                loaded = _Loaded(*self._read(source.name, path, f"{source.name}_{digest[:8]}"))
+                loaded = self._placed(read_lora(source.name, path, digest))
             except BaseException:
                 if known is not None:
                     with self._lock:
@@ -139,15 +138,17 @@ class LoraLibrary(LoraNames):
         self._loaded.move_to_end(source.name)
         return loaded
 
-    def _read(self, name: str, path: Path, inner: str) -> tuple[Lora, str]:
+    def _placed(self, file: LoraFile) -> _Loaded:
+        """In the pipeline; what is read was read before, while forwards ran."""
+        inner = f"{file.name}_{file.sha256[:8]}"
         with self._engine.paused():
-            lora = load_lora(self._pipeline, name, path, inner)
+            lora = load_lora(self._pipeline, file, inner)
             if (room := self._engine.weights_changed(lora.num_bytes)) is not None and room < 0:
                 self._engine.weights_changed(-lora.num_bytes)
                 remove_lora(self._pipeline, inner)
-                text = f"lora {name!r} takes {show_bytes(lora.num_bytes)}, which the memory budget lacks"
+                text = f"lora {file.name!r} takes {show_bytes(lora.num_bytes)}, which the memory budget lacks"
                 raise InvalidRequestError(f"{text}; raise it, or lower --max-loras", "lora")
-        return lora, inner
+        return _Loaded(lora, inner)
 
     def _source_of(self, choice: LoraChoice) -> LoraSource:
         with self._lock:

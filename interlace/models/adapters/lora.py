@@ -35,16 +35,26 @@ class Lora:
     components: tuple[str, ...] = field(default=())
 
 
-def load_lora(pipeline: DiffusionPipeline, name: str, path: Path, called: str | None = None) -> Lora:
+@dataclass(frozen=True)
+class LoraFile:
+    """What an adapter's file holds."""
+
+    name: str
+    path: Path
+    sha256: str
+    tensors: Mapping[str, torch.Tensor]
+
+
+def load_lora(pipeline: DiffusionPipeline, file: LoraFile, called: str | None = None) -> Lora:
     """Put an adapter beside the pipeline's weights, without making it active; there it is `called` so.
 
-    Raises `InvalidRequestError` with the reason, and leaves the pipeline as it was, where the file is broken or is for
-    another family.
+    Raises `InvalidRequestError` with the reason, and leaves the pipeline as it was, where the file is for another
+    family.
     """
+    name, tensors = file.name, file.tensors
     inner = called or name
     if not hasattr(pipeline, "load_lora_weights"):
         raise InvalidRequestError(f"lora {name!r}: {type(pipeline).__name__} takes no adapters", "lora")
-    tensors = read_lora(name, path)
     before = _active(pipeline)
     try:
         with _present_peft_will_do():
@@ -57,17 +67,17 @@ def load_lora(pipeline: DiffusionPipeline, name: str, path: Path, called: str | 
     except Exception as error:  # of diffusers, peft and torch: no common base
         remove_lora(pipeline, inner)
         words = " ".join(str(error).split())[:400]
-        text = f"lora {name!r}: {path.name} doesn't fit {type(pipeline).__name__}: {words}"
+        text = f"lora {name!r}: {file.path.name} doesn't fit {type(pipeline).__name__}: {words}"
         raise InvalidRequestError(text, "lora") from error
     finally:
         _activate(pipeline, before)
     parameters = {id(p): p for found in layers.values() for p in _parameters(found, inner)}
     num_bytes = sum(p.nbytes for p in parameters.values())
-    return Lora(name, str(path), file_hash(path), num_bytes, tuple(layers))
+    return Lora(name, str(file.path), file.sha256, num_bytes, tuple(layers))
 
 
-def read_lora(name: str, path: Path) -> dict[str, torch.Tensor]:
-    """A file's tensors. Raises `InvalidRequestError` for one that is broken or holds no adapter."""
+def read_lora(name: str, path: Path, sha256: str | None = None) -> LoraFile:
+    """A file, whose hash may be known. Raises `InvalidRequestError` for one that is broken or holds no adapter."""
     try:
         tensors = load_file(path)
     except Exception as error:  # of safetensors and the file system: no common base
@@ -75,7 +85,7 @@ def read_lora(name: str, path: Path) -> dict[str, torch.Tensor]:
     if not any("lora" in key.lower() or ".lokr_" in key or ".hada_" in key for key in tensors):
         shown = ", ".join(list(tensors)[:2]) or "nothing"
         raise InvalidRequestError(f"lora {name!r}: {path.name} holds no adapter; it holds {shown}, ...", "lora")
-    return tensors
+    return LoraFile(name, path, sha256 or file_hash(path), tensors)
 
 
 def _check_fit(name: str, inner: str, tensors: Iterable[str], layers: Mapping[str, AdapterLayers]) -> None:
